@@ -1,0 +1,87 @@
+# Every target builds what it needs; a second run finds it built. `make help` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean constraints chromium
+
+VENV ?= .venv
+PYTHON_VERSION ?= 3.13
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= backups,demo,metrics,postgres,redis
+GROUP ?= dev
+PYTHON := $(VENV)/bin/python
+ARGS ?=
+
+# A `uv` on PATH may be a shim with nothing behind it, so it is asked for its version before it is trusted.
+UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .tools/bin/uv; fi)
+INSTALL = $(UV) pip install --python $(PYTHON) --constraint $(CONSTRAINTS)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." is handed on: make demo ARGS=--serve, make test ARGS="-k receipt -x"'
+
+demo: $(VENV)/.demo-installed ## run the store: 50 receipts and a sales report, each on a machine (ARGS=--serve keeps the site up)
+	$(PYTHON) -m demo_site.demo $(ARGS)
+
+test: $(VENV)/.test-installed chromium ## run the tests; PostgreSQL, Redis and Chromium are found, started or installed
+	$(PYTHON) -m pytest $(ARGS)
+
+check: $(VENV)/.test-installed ## lint, format, types, import contracts, missing migrations
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+	$(PYTHON) manage.py makemigrations --check --dry-run
+
+format: $(VENV)/.test-installed ## let ruff mend and format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.test-installed ## measure, as ratios to what cannot be beaten
+	$(PYTHON) -m benchmarks $(ARGS)
+
+clean: ## remove what the other targets made
+	rm -rf .tools .venv .venv-3.12 .machinequeue .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache demo.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+constraints: $(UV) ## pin the newest dependencies again
+	$(UV) pip compile pyproject.toml $(COMPILE) --universal --python-version 3.12 \
+	    $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev --output-file constraints.txt
+	$(UV) pip compile pyproject.toml $(COMPILE) --python-version 3.12 \
+	    $(foreach extra,$(subst $(comma), ,$(EXTRAS)) django52,--extra $(extra)) --group test --output-file constraints-django52.txt
+
+comma := ,
+COMPILE := --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-package machinequeue
+
+# --- what the targets stand on ---------------------------------------------------------------------------------------
+
+$(VENV)/.demo-installed: pyproject.toml $(CONSTRAINTS) | $(PYTHON)
+	$(INSTALL) --editable '.[demo,postgres,redis]'
+	@touch $@
+
+$(VENV)/.test-installed: pyproject.toml $(CONSTRAINTS) | $(PYTHON)
+	$(INSTALL) --editable '.[$(EXTRAS)]' --group $(GROUP)
+	@touch $@ $(VENV)/.demo-installed
+
+# Python is taken from this machine if one fits; uv downloads one only where none does.
+$(PYTHON): | $(UV)
+	@for wanted in "$(PYTHON_VERSION)" ">=3.12"; do \
+	    if python=$$($(UV) python find --no-project --no-python-downloads "$$wanted" 2>/dev/null); then break; fi; \
+	done; \
+	$(UV) venv --quiet --allow-existing --python "$${python:-$(PYTHON_VERSION)}" $(VENV) \
+	    || { echo "machinequeue needs Python 3.12 or newer, and none was found or could be downloaded." >&2; exit 1; }
+
+.tools/bin/uv:
+	@python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv \
+	    || { echo "uv could not be installed: it needs python3 with venv and pip (Debian: apt-get install python3-venv)." >&2; exit 1; }
+
+chromium:
+	@if command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Chromium for the tests that drive a page"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	else \
+	    echo "Chromium is missing: the tests that drive a page will fail. Install the package chromium." >&2; \
+	fi
