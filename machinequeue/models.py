@@ -1,0 +1,299 @@
+"""The shape of the tables. Only `records` writes them; read them through `records` too.
+
+Columns that the database fills (`db_default`) are left out of the INSERT of an enqueue, which keeps it short.
+"""
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from machinequeue.lifecycle import AttemptStatus, MachineStatus, RunStatus
+
+PATH_LENGTH = 255
+NAME_LENGTH = 63
+
+
+class TaskRun(models.Model):
+    """One enqueued call of a task."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    task = models.CharField(_("task"), max_length=PATH_LENGTH)
+    args = models.JSONField(_("arguments"))
+    kwargs = models.JSONField(_("keyword arguments"))
+    backend = models.CharField(_("backend"), max_length=NAME_LENGTH)
+    queue = models.CharField(_("queue"), max_length=NAME_LENGTH)
+    priority = models.SmallIntegerField(_("priority"), db_default=0)
+    run_after = models.DateTimeField(_("run after"), db_default=Now())
+    spec = models.JSONField(_("machine asked for"))
+    spec_key = models.CharField(_("spec key"), max_length=16)
+    timeout = models.FloatField(_("timeout"), help_text=_("Seconds."))
+    max_attempts = models.PositiveSmallIntegerField(_("attempts allowed"))
+    task_attempts = models.PositiveSmallIntegerField(_("attempts charged to the task"), db_default=0)
+    lost_attempts = models.PositiveSmallIntegerField(_("attempts lost with their machine"), db_default=0)
+    status = models.CharField(_("status"), max_length=10, choices=RunStatus, db_default=RunStatus.READY)
+    epoch = models.PositiveIntegerField(_("epoch"), db_default=0)
+    lease_expires_at = models.DateTimeField(_("claim lease until"), null=True)
+    machine = models.ForeignKey("Machine", models.SET_NULL, null=True, related_name="+", verbose_name=_("machine"))
+    enqueued_at = models.DateTimeField(_("enqueued"), db_default=Now())
+    started_at = models.DateTimeField(_("started"), null=True)
+    last_attempted_at = models.DateTimeField(_("last attempted"), null=True)
+    finished_at = models.DateTimeField(_("finished"), null=True)
+    expires_at = models.DateTimeField(_("expires"), null=True)
+    return_value = models.JSONField(_("return value"), null=True)
+    progress = models.JSONField(_("progress"), null=True)
+    metadata = models.JSONField(_("metadata"), null=True)
+    checkpoint = models.JSONField(_("checkpoint"), null=True)
+    cancel_requested_at = models.DateTimeField(_("cancel requested"), null=True)
+    unique_key = models.CharField(_("unique key"), max_length=PATH_LENGTH, null=True)  # noqa: DJ001 - NULLs never collide
+    reason = models.TextField(_("reason"), db_default="")
+
+    class Meta:
+        verbose_name = _("run")
+        verbose_name_plural = _("runs")
+        constraints = (
+            models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="mq_run_status"),
+            models.CheckConstraint(
+                condition=~Q(status=RunStatus.RUNNING) | Q(lease_expires_at__isnull=False), name="mq_run_running_leased"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=(RunStatus.READY, RunStatus.RUNNING), finished_at__isnull=True)
+                | Q(~Q(status__in=(RunStatus.READY, RunStatus.RUNNING)), finished_at__isnull=False),
+                name="mq_run_finished_at",
+            ),
+            models.UniqueConstraint(
+                fields=["task", "unique_key"],
+                condition=Q(status__in=(RunStatus.READY, RunStatus.RUNNING)),
+                name="mq_run_unique_key",
+            ),
+        )
+        indexes = (
+            # The claim's question; finished rows are not in it, so that it never grows with them.
+            models.Index(
+                F("queue"),
+                F("spec_key"),
+                F("priority").desc(),
+                F("id"),
+                condition=Q(status=RunStatus.READY),
+                name="mq_run_ready",
+            ),
+            models.Index(fields=["lease_expires_at"], condition=Q(status=RunStatus.RUNNING), name="mq_run_running"),
+            models.Index(F("enqueued_at").desc(), name="mq_run_enqueued"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.id}"
+
+
+class Attempt(models.Model):
+    """One try of a run by one process."""
+
+    run = models.ForeignKey(TaskRun, models.CASCADE, related_name="attempts", verbose_name=_("run"))
+    epoch = models.PositiveIntegerField(_("number"))
+    machine = models.ForeignKey(
+        "Machine", models.SET_NULL, null=True, related_name="attempts", verbose_name=_("machine")
+    )
+    boot_id = models.CharField(_("boot id"), max_length=32)
+    status = models.CharField(_("status"), max_length=13, choices=AttemptStatus, db_default=AttemptStatus.RUNNING)
+    claimed_at = models.DateTimeField(_("claimed"), db_default=Now())
+    finished_at = models.DateTimeField(_("finished"), null=True)
+    stages = models.JSONField(_("stages"), null=True, help_text=_("Seconds since the claim, by stage."))
+    pid = models.IntegerField(_("process"), null=True)
+    exit_code = models.IntegerField(_("exit code"), null=True)
+    signal = models.IntegerField(_("signal"), null=True)
+    peak_memory_mb = models.PositiveIntegerField(_("peak memory, MB"), null=True)
+    error = models.CharField(_("error"), max_length=PATH_LENGTH, db_default="")
+    traceback = models.TextField(_("traceback"), db_default="")
+    diagnosis = models.JSONField(_("diagnosis"), null=True)
+    seconds = models.FloatField(_("seconds"), null=True)
+    cost = models.DecimalField(_("cost, USD"), max_digits=14, decimal_places=8, null=True)
+
+    class Meta:
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
+        constraints = (
+            models.UniqueConstraint(fields=["run", "epoch"], name="mq_attempt_epoch"),
+            models.CheckConstraint(condition=Q(status__in=AttemptStatus.values), name="mq_attempt_status"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.epoch}"
+
+
+class OutputChunk(models.Model):
+    """A piece of what an attempt printed, in order of `id`."""
+
+    attempt = models.ForeignKey(Attempt, models.CASCADE, related_name="output", verbose_name=_("attempt"))
+    text = models.TextField(_("text"))
+    dropped = models.PositiveIntegerField(_("bytes dropped before it"), db_default=0)
+    written_at = models.DateTimeField(_("written"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("output")
+        verbose_name_plural = _("output")
+
+    def __str__(self) -> str:
+        return self.text[:80]
+
+
+class Machine(models.Model):
+    """One VM that we created, or are about to create."""
+
+    name = models.CharField(_("name"), max_length=NAME_LENGTH, unique=True)
+    fly_id = models.CharField(_("Fly id"), max_length=32, db_default="")
+    app = models.CharField(_("app"), max_length=NAME_LENGTH)
+    image = models.CharField(_("image"), max_length=512)
+    backend = models.CharField(_("backend"), max_length=NAME_LENGTH)
+    queue = models.CharField(_("queue"), max_length=NAME_LENGTH)
+    spec = models.JSONField(_("spec"))
+    spec_key = models.CharField(_("spec key"), max_length=16)
+    region = models.CharField(_("region"), max_length=16, db_default="")
+    launched_for = models.ForeignKey(TaskRun, models.SET_NULL, null=True, related_name="+", verbose_name=_("launched for"))
+    status = models.CharField(_("status"), max_length=8, choices=MachineStatus, db_default=MachineStatus.RESERVED)
+    state = models.CharField(_("Fly state"), max_length=16, db_default="")
+    boot_id = models.CharField(_("boot id"), max_length=32, db_default="")
+    reserved_at = models.DateTimeField(_("reserved"), db_default=Now())
+    requested_at = models.DateTimeField(_("requested"), null=True)
+    created_at = models.DateTimeField(_("created"), null=True)
+    booted_at = models.DateTimeField(_("checked in"), null=True)
+    seen_at = models.DateTimeField(_("seen"), null=True)
+    gone_at = models.DateTimeField(_("gone"), null=True)
+    deadline_at = models.DateTimeField(_("deadline"))
+    runs = models.PositiveIntegerField(_("runs"), db_default=0)
+    exit_event = models.JSONField(_("exit event"), null=True)
+    request_ids = models.JSONField(_("Fly request ids"), default=list)
+    stages = models.JSONField(_("stages"), null=True, help_text=_("Seconds since the process started, by stage."))
+    reason = models.TextField(_("reason"), db_default="")
+
+    class Meta:
+        verbose_name = _("machine")
+        verbose_name_plural = _("machines")
+        constraints = (
+            models.CheckConstraint(condition=Q(status__in=MachineStatus.values), name="mq_machine_status"),
+            models.CheckConstraint(
+                condition=Q(~Q(status=MachineStatus.GONE), gone_at__isnull=True)
+                | Q(status=MachineStatus.GONE, gone_at__isnull=False),
+                name="mq_machine_gone_at",
+            ),
+            models.UniqueConstraint(fields=["fly_id"], condition=~Q(fly_id=""), name="mq_machine_fly_id"),
+        )
+        indexes = (
+            models.Index(
+                fields=["queue", "spec_key", "status"], condition=~Q(status=MachineStatus.GONE), name="mq_machine_live"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Queue(models.Model):
+    """A lane's state, and the lock under which machines are counted and reserved."""
+
+    backend = models.CharField(_("backend"), max_length=NAME_LENGTH)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH)
+    paused_at = models.DateTimeField(_("paused"), null=True)
+    launch_after = models.DateTimeField(_("no launch before"), null=True)
+    failures = models.PositiveIntegerField(_("launches failed in a row"), db_default=0)
+    reasons = models.JSONField(_("why runs wait"), default=dict, help_text=_("A sentence by spec key."))
+
+    class Meta:
+        verbose_name = _("queue")
+        verbose_name_plural = _("queues")
+        constraints = (models.UniqueConstraint(fields=["backend", "name"], name="mq_queue_name"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Dispatcher(models.Model):
+    """A dispatcher process, and the leader's lease."""
+
+    name = models.CharField(_("name"), max_length=PATH_LENGTH, unique=True)
+    started_at = models.DateTimeField(_("started"), db_default=Now())
+    seen_at = models.DateTimeField(_("seen"), db_default=Now())
+    leads_until = models.DateTimeField(_("leads until"), null=True)
+
+    class Meta:
+        verbose_name = _("dispatcher")
+        verbose_name_plural = _("dispatchers")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Release(models.Model):
+    """The current image: one row, ordered by Fly's release version so that rollbacks win."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, db_default=1)
+    image = models.CharField(_("image"), max_length=512)
+    version = models.BigIntegerField(_("release version"), db_default=0)
+    current_since = models.DateTimeField(_("current since"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("release")
+        verbose_name_plural = _("releases")
+        constraints = (models.CheckConstraint(condition=Q(id=1), name="mq_release_one_row"),)
+
+    def __str__(self) -> str:
+        return self.image
+
+
+class TaskProfile(models.Model):
+    """What runs of a task usually take, learned from those that succeeded."""
+
+    task = models.CharField(_("task"), max_length=PATH_LENGTH, unique=True)
+    runs = models.PositiveIntegerField(_("runs"), db_default=0)
+    run_seconds = models.FloatField(_("usual seconds"))
+    peak_memory_mb = models.PositiveIntegerField(_("peak memory, MB"), null=True)
+    updated_at = models.DateTimeField(_("updated"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("task profile")
+        verbose_name_plural = _("task profiles")
+
+    def __str__(self) -> str:
+        return self.task
+
+
+class Schedule(models.Model):
+    """A named periodic entry."""
+
+    name = models.CharField(_("name"), max_length=PATH_LENGTH, unique=True)
+    task = models.CharField(_("task"), max_length=PATH_LENGTH)
+    args = models.JSONField(_("arguments"), default=list)
+    kwargs = models.JSONField(_("keyword arguments"), default=dict)
+    cron = models.CharField(_("cron"), max_length=PATH_LENGTH, db_default="")
+    every_seconds = models.FloatField(_("interval"), null=True, help_text=_("Seconds."))
+    timezone = models.CharField(_("time zone"), max_length=NAME_LENGTH, db_default="UTC")
+    enabled = models.BooleanField(_("enabled"), db_default=True)
+    next_at = models.DateTimeField(_("next"), null=True)
+
+    class Meta:
+        verbose_name = _("schedule")
+        verbose_name_plural = _("schedules")
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(~Q(cron=""), every_seconds__isnull=True) | Q(cron="", every_seconds__gt=0),
+                name="mq_schedule_cron_or_interval",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ScheduleTick(models.Model):
+    """One due instant of a schedule. Inserting it is winning the tick, in the transaction that enqueues."""
+
+    schedule = models.ForeignKey(Schedule, models.CASCADE, related_name="ticks", verbose_name=_("schedule"))
+    due_at = models.DateTimeField(_("due"))
+    run = models.ForeignKey(TaskRun, models.SET_NULL, null=True, related_name="+", verbose_name=_("run"))
+
+    class Meta:
+        verbose_name = _("tick")
+        verbose_name_plural = _("ticks")
+        constraints = (models.UniqueConstraint(fields=["schedule", "due_at"], name="mq_tick_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.schedule_id} {self.due_at}"

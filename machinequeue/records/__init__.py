@@ -1,0 +1,5 @@
+"""The only writer of rows, and the queries that others may ask; a file per aggregate.
+
+Each writing function is one legal transition, compare-and-set: it returns None or False when it lost the race.
+Times are the database's. Writes of an attempt carry its epoch, so that a process presumed dead changes nothing.
+"""

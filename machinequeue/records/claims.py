@@ -1,0 +1,281 @@
+"""Claims: a runner takes a run, holds it by heartbeats, and writes its outcome.
+
+Every write names the epoch that the claim drew; where it is no longer the run's, nothing changes.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from machinequeue import lifecycle
+from machinequeue.lifecycle import AttemptStatus, Failure, RunStatus
+from machinequeue.models import Attempt, OutputChunk, TaskRun
+from machinequeue.records import sql
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A run as its runner holds it."""
+
+    run_id: uuid.UUID
+    epoch: int
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    backend: str
+    queue: str
+    priority: int
+    run_after: datetime | None
+    timeout: float
+    max_attempts: int
+    task_attempts: int
+    lost_attempts: int
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    last_attempted_at: datetime | None
+    checkpoint: Any
+    metadata: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a supervisor knows of a finished attempt beside its outcome."""
+
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_memory_mb: int | None = None
+    seconds: float | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+    output: str = ""
+    dropped: int = 0
+    progress: Any = None
+
+
+_FIELDS = (
+    "id, epoch, task, args, kwargs, backend, queue, priority, run_after, timeout, max_attempts, task_attempts, "
+    "lost_attempts, enqueued_at, started_at, last_attempted_at, checkpoint, metadata"
+)
+
+# The machine itself must still be allowed to claim: not retiring, and not started again since (boot id).
+_PICK = """
+SELECT id FROM machinequeue_taskrun
+WHERE status = 'READY' AND queue = %s AND spec_key = %s AND backend = %s AND run_after <= {now} AND timeout <= %s
+  AND (expires_at IS NULL OR expires_at > {now})
+  AND NOT EXISTS (SELECT 1 FROM machinequeue_queue q WHERE q.backend = %s AND q.name = %s AND q.paused_at IS NOT NULL)
+  AND EXISTS (SELECT 1 FROM machinequeue_machine m
+              WHERE m.id = %s AND m.boot_id = %s AND m.status IN ('booted', 'idle', 'busy'))
+ORDER BY priority DESC, id LIMIT 1"""
+
+_TAKE = """
+UPDATE machinequeue_taskrun
+SET status = 'RUNNING', epoch = epoch + 1, lease_expires_at = {lease}, machine_id = %s, reason = '', progress = NULL,
+    started_at = COALESCE(started_at, {now}), last_attempted_at = {now}
+WHERE id = ({pick}) RETURNING {fields}"""
+
+_CLAIM_POSTGRESQL = """
+WITH claimed AS ({take}),
+attempt AS (INSERT INTO machinequeue_attempt (run_id, epoch, machine_id, boot_id) SELECT id, epoch, %s, %s FROM claimed),
+machine AS (UPDATE machinequeue_machine SET status = 'busy'
+            WHERE id = %s AND status IN ('booted', 'idle') AND EXISTS (SELECT 1 FROM claimed))
+SELECT * FROM claimed"""
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """The machine that claims, in the present boot."""
+
+    machine_id: int
+    boot_id: str
+    backend: str
+    queue: str
+    spec_key: str
+
+
+def claim(by: Claimant, *, lease_seconds: float, life_seconds: float) -> Claim | None:
+    """Take the most urgent due run that this machine may execute and has the life left for: READY → RUNNING."""
+    connection = sql.connection()
+    pick = [by.queue, by.spec_key, by.backend, life_seconds, by.backend, by.queue, by.machine_id, by.boot_id]
+    take = [lease_seconds, by.machine_id, *pick]
+    if sql.is_postgresql(connection):
+        statement = _CLAIM_POSTGRESQL.format(take=_take(connection, " FOR UPDATE SKIP LOCKED"))
+        row = sql.fetch(connection, statement, [*take, by.machine_id, by.boot_id, by.machine_id])
+    else:
+        row = _claim_in_steps(connection, by, take)
+    return None if row is None else _claim(row)
+
+
+def _take(connection: Any, locking: str) -> str:
+    now = sql.now(connection)
+    pick = _PICK.format(now=now) + locking
+    return _TAKE.format(lease=sql.in_seconds(connection), now=now, pick=pick, fields=_FIELDS)
+
+
+def _claim_in_steps(connection: Any, by: Claimant, take: list[Any]) -> tuple[Any, ...] | None:
+    with transaction.atomic(using=connection.alias):
+        row = sql.fetch(connection, _take(connection, ""), take)
+        if row is None:
+            return None
+        statement = "INSERT INTO machinequeue_attempt (run_id, epoch, machine_id, boot_id) VALUES (%s, %s, %s, %s)"
+        sql.execute(connection, statement, [row[0], row[1], by.machine_id, by.boot_id])
+        statement = "UPDATE machinequeue_machine SET status = 'busy' WHERE id = %s AND status IN ('booted', 'idle')"
+        sql.execute(connection, statement, [by.machine_id])
+        return row
+
+
+def _claim(row: tuple[Any, ...]) -> Claim:
+    return Claim(
+        run_id=sql.read_key(row[0]),
+        epoch=row[1],
+        task=row[2],
+        args=sql.read_json(row[3]),
+        kwargs=sql.read_json(row[4]),
+        backend=row[5],
+        queue=row[6],
+        priority=row[7],
+        run_after=sql.read_time(row[8]),
+        timeout=row[9],
+        max_attempts=row[10],
+        task_attempts=row[11],
+        lost_attempts=row[12],
+        enqueued_at=sql.read_time(row[13]),
+        started_at=sql.read_time(row[14]),
+        last_attempted_at=sql.read_time(row[15]),
+        checkpoint=sql.read_json(row[16]),
+        metadata=sql.read_json(row[17]),
+    )
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The answer to a heartbeat."""
+
+    held: bool
+    cancel: bool
+
+
+def heartbeat(held: Claim, *, lease_seconds: float, pid: int | None, progress: Any = None) -> Pulse:
+    """Extend the claim lease and learn whether the run is to be cancelled. `held` is False when the claim was lost."""
+    row = TaskRun.objects.using(sql.alias()).filter(pk=held.run_id, epoch=held.epoch, status=RunStatus.RUNNING)
+    changes: dict[str, Any] = {"lease_expires_at": Now() + timedelta(seconds=lease_seconds)}
+    if progress is not None:
+        changes["progress"] = progress
+    if not row.update(**changes):
+        return Pulse(held=False, cancel=False)
+    if pid is not None:
+        Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch, pid=None).update(pid=pid)
+    return Pulse(held=True, cancel=bool(row.filter(cancel_requested_at__isnull=False).exists()))
+
+
+def add_output(held: Claim, text: str, dropped: int) -> None:
+    """Store a piece of what the attempt printed."""
+    attempt = Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch).values_list("pk").first()
+    if attempt is not None:
+        OutputChunk.objects.using(sql.alias()).create(attempt_id=attempt[0], text=text, dropped=dropped)
+
+
+def save_metadata(run_id: uuid.UUID, epoch: int, metadata: Any) -> bool:
+    """Replace a running run's metadata. False when the claim was lost."""
+    rows = TaskRun.objects.using(sql.alias()).filter(pk=run_id, epoch=epoch, status=RunStatus.RUNNING)
+    return bool(rows.update(metadata=metadata))
+
+
+def save_checkpoint(run_id: uuid.UUID, epoch: int, checkpoint: Any) -> bool:
+    """Replace a running run's checkpoint. False when the claim was lost."""
+    rows = TaskRun.objects.using(sql.alias()).filter(pk=run_id, epoch=epoch, status=RunStatus.RUNNING)
+    return bool(rows.update(checkpoint=checkpoint))
+
+
+_SUCCEED_RUN = """
+UPDATE machinequeue_taskrun
+SET status = 'SUCCESSFUL', finished_at = {now}, lease_expires_at = NULL, return_value = %s, reason = '',
+    progress = COALESCE(%s, progress)
+WHERE id = %s AND epoch = %s AND status = 'RUNNING'"""
+
+_SUCCEED_ATTEMPT = """
+UPDATE machinequeue_attempt
+SET status = 'succeeded', finished_at = {now}, pid = %s, exit_code = 0, peak_memory_mb = %s, seconds = %s, stages = %s
+WHERE run_id = %s AND epoch = %s"""
+
+
+def succeed(held: Claim, return_value: Any, report: Report) -> bool:
+    """RUNNING → SUCCESSFUL. False when the claim was lost meanwhile."""
+    connection = sql.connection()
+    run_key = sql.key(connection, held.run_id)
+    progress = None if report.progress is None else sql.dumps(report.progress)
+    run = [sql.dumps(return_value), progress, run_key, held.epoch]
+    stages = sql.dumps(report.stages)
+    attempt = [report.pid, report.peak_memory_mb, report.seconds, stages, run_key, held.epoch]
+    now = sql.now(connection)
+    if sql.is_postgresql(connection) and not report.output:
+        statement = (
+            f"WITH done AS ({_SUCCEED_RUN.format(now=now).replace('COALESCE(%s,', 'COALESCE(%s::jsonb,')} RETURNING 1) "
+            f"{_SUCCEED_ATTEMPT.format(now=now)} AND EXISTS (SELECT 1 FROM done)"
+        )
+        return sql.execute(connection, statement, [*run, *attempt]) == 1
+    with transaction.atomic(using=connection.alias):
+        cast = "COALESCE(%s::jsonb," if sql.is_postgresql(connection) else "COALESCE(%s,"
+        if not sql.execute(connection, _SUCCEED_RUN.format(now=now).replace("COALESCE(%s,", cast), run):
+            return False
+        sql.execute(connection, _SUCCEED_ATTEMPT.format(now=now), attempt)
+        if report.output:
+            add_output(held, report.output, report.dropped)
+    return True
+
+
+def fail(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> lifecycle.Decision | None:
+    """RUNNING → READY, FAILED or CANCELLED, as `lifecycle` decides. None when the claim was lost meanwhile."""
+    database = sql.alias()
+    with transaction.atomic(using=database):
+        held = TaskRun.objects.using(database).filter(pk=run_id, epoch=epoch, status=RunStatus.RUNNING)
+        # The first statement writes, so that SQLite takes its write lock before it reads.
+        if not held.update(epoch=F("epoch")):
+            return None
+        run = held.get()
+        decision = lifecycle.after_failure(
+            failure,
+            task_attempts=run.task_attempts,
+            lost_attempts=run.lost_attempts,
+            max_attempts=run.max_attempts,
+            cancelled=run.cancel_requested_at is not None,
+        )
+        finished = decision.status != RunStatus.READY
+        held.update(
+            status=decision.status,
+            finished_at=Now() if finished else None,
+            run_after=F("run_after") if finished else Now() + timedelta(seconds=decision.delay),
+            lease_expires_at=None,
+            task_attempts=decision.task_attempts,
+            lost_attempts=decision.lost_attempts,
+            reason=decision.reason,
+        )
+        _end_attempt(run_id, epoch, failure, report)
+    return decision
+
+
+def _end_attempt(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> None:
+    attempt = Attempt.objects.using(sql.alias()).get(run_id=run_id, epoch=epoch)
+    attempt.status = failure.status
+    attempt.finished_at = Now()  # type: ignore[assignment]
+    attempt.pid = report.pid or attempt.pid
+    attempt.exit_code = report.exit_code if report.exit_code is not None else failure.exit_code
+    attempt.signal = report.signal if report.signal is not None else failure.signal
+    attempt.peak_memory_mb = report.peak_memory_mb
+    attempt.seconds = report.seconds
+    attempt.stages = report.stages
+    attempt.error = failure.error
+    attempt.traceback = failure.traceback
+    attempt.diagnosis = lifecycle.diagnosis(failure)
+    attempt.save()
+    if report.output:
+        OutputChunk.objects.using(sql.alias()).create(attempt=attempt, text=report.output, dropped=report.dropped)
+
+
+def release(held: Claim, sentence: str, report: Report) -> lifecycle.Decision | None:
+    """Give a run back because its machine is being stopped."""
+    return fail(held.run_id, held.epoch, Failure(AttemptStatus.INTERRUPTED, sentence=sentence), report)

@@ -1,0 +1,243 @@
+"""Runs: enqueue them, read them, cancel and retry them."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models.functions import Now
+
+from machinequeue.lifecycle import FINISHED, AttemptStatus, RunStatus
+from machinequeue.models import Attempt, Dispatcher, OutputChunk, Queue, TaskRun
+from machinequeue.records import sql
+
+try:
+    from uuid import uuid7  # type: ignore[attr-defined]  # Python 3.14
+except ImportError:
+    from uuid_utils.compat import uuid7
+
+DISPATCHER_SILENT = timedelta(seconds=15)
+"""A dispatcher that was not seen for so long is not counted on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """What an enqueue writes."""
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    backend: str
+    queue: str
+    priority: int
+    run_after: datetime | None
+    spec: str
+    """JSON text."""
+    spec_key: str
+    timeout: float
+    max_attempts: int
+
+
+_COLUMNS = ("id", "task", "args", "kwargs", "backend", "queue", "priority", "spec", "spec_key", "timeout", "max_attempts")
+
+
+@lru_cache(maxsize=8)
+def _insert(rows: int, vendor: str, *, deferred: bool) -> str:
+    columns = (*_COLUMNS, "run_after") if deferred else _COLUMNS
+    row = f"({', '.join(['%s'] * len(columns))})"
+    return f"INSERT INTO machinequeue_taskrun ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
+
+
+# Tells runners that wait for work. Only when one waits: a commit that carries a NOTIFY takes a lock of the whole cluster.
+_NOTIFY_IDLE = """
+WITH enqueued AS ({insert} RETURNING 1)
+SELECT pg_notify('machinequeue', %s) FROM enqueued
+WHERE EXISTS (SELECT 1 FROM machinequeue_machine WHERE status = 'idle' AND queue = %s) LIMIT 1
+"""
+
+
+def create(new: NewRun) -> uuid.UUID:
+    """Insert one run, READY. One statement, in the caller's transaction if there is one."""
+    connection = sql.connection()
+    run_id = uuid7()
+    params = _params(connection, run_id, new)
+    statement = _insert(1, connection.vendor, deferred=new.run_after is not None)
+    if sql.is_postgresql(connection):
+        sql.execute(connection, _NOTIFY_IDLE.format(insert=statement), [*params, new.queue, new.queue])
+    else:
+        sql.execute(connection, statement, params)
+    return run_id
+
+
+def _params(connection: Any, run_id: uuid.UUID, new: NewRun) -> list[Any]:
+    params = [
+        sql.key(connection, run_id),
+        new.task,
+        sql.dumps(new.args),
+        sql.dumps(new.kwargs),
+        new.backend,
+        new.queue,
+        new.priority,
+        new.spec,
+        new.spec_key,
+        new.timeout,
+        new.max_attempts,
+    ]
+    return params if new.run_after is None else [*params, sql.moment(connection, new.run_after)]
+
+
+def create_many(runs: Sequence[NewRun]) -> list[uuid.UUID]:
+    """Insert many runs of one task in one transaction, with COPY on PostgreSQL. All of them or none."""
+    connection = sql.connection()
+    ids: list[uuid.UUID] = [uuid7() for _ in runs]
+    rows = [_params(connection, run_id, new) for run_id, new in zip(ids, runs, strict=True)]
+    deferred = bool(runs) and runs[0].run_after is not None
+    with transaction.atomic(using=connection.alias):
+        if not sql.is_postgresql(connection):
+            with connection.cursor() as cursor:
+                cursor.executemany(_insert(1, connection.vendor, deferred=deferred), rows)
+            return ids
+        columns = (*_COLUMNS, "run_after") if deferred else _COLUMNS
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY machinequeue_taskrun ({', '.join(columns)}) FROM STDIN") as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
+        if runs:
+            sql.execute(connection, "SELECT pg_notify('machinequeue', %s)", [runs[0].queue])
+    return ids
+
+
+def get(run_id: uuid.UUID) -> TaskRun | None:
+    """The row, or None."""
+    return TaskRun.objects.using(sql.alias()).filter(pk=run_id).first()
+
+
+def status(run_id: uuid.UUID) -> str | None:
+    """Only the status: what a waiting caller asks again and again."""
+    return TaskRun.objects.using(sql.alias()).filter(pk=run_id).values_list("status", flat=True).first()
+
+
+def attempts(run_id: uuid.UUID) -> list[Attempt]:
+    """The attempts of a run, oldest first, with their machines."""
+    return list(Attempt.objects.using(sql.alias()).filter(run_id=run_id).select_related("machine").order_by("epoch"))
+
+
+def output(run_id: uuid.UUID) -> str:
+    """What the attempts of a run printed, oldest first."""
+    chunks = OutputChunk.objects.using(sql.alias()).filter(attempt__run_id=run_id).order_by("attempt__epoch", "id")
+    return "".join(
+        (f"[{dropped} bytes dropped]\n" if dropped else "") + text for text, dropped in chunks.values_list("text", "dropped")
+    )
+
+
+def cancel(run_id: uuid.UUID) -> bool:
+    """Cancel a READY run at once, ask a RUNNING one to stop. False when it had finished."""
+    row = TaskRun.objects.using(sql.alias()).filter(pk=run_id)
+    if row.filter(status=RunStatus.READY).update(
+        status=RunStatus.CANCELLED, cancel_requested_at=Now(), finished_at=Now(), reason="cancelled before it started"
+    ):
+        return True
+    asked = row.filter(status=RunStatus.RUNNING).update(cancel_requested_at=Now())
+    if asked and sql.is_postgresql(connection := sql.connection()):
+        sql.execute(connection, "SELECT pg_notify('machinequeue_cancel', %s)", [str(run_id)])
+    return bool(asked)
+
+
+def retry(run_id: uuid.UUID) -> bool:
+    """Give a finished run that did not succeed a fresh set of attempts. False when there was nothing to retry."""
+    return bool(
+        TaskRun.objects.using(sql.alias())
+        .filter(pk=run_id, status__in=FINISHED - {RunStatus.SUCCESSFUL})
+        .update(
+            status=RunStatus.READY,
+            run_after=Now(),
+            finished_at=None,
+            cancel_requested_at=None,
+            task_attempts=0,
+            lost_attempts=0,
+            reason="retried by hand",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The due runs of one (backend, queue, spec key)."""
+
+    backend: str
+    queue: str
+    spec_key: str
+    due: int
+    spec: dict[str, Any]
+    first: uuid.UUID
+
+
+def due() -> QuerySet[TaskRun]:
+    """READY runs whose time has come and whose queue is not paused."""
+    paused = Queue.objects.filter(paused_at__isnull=False).values("name")
+    return (
+        TaskRun.objects.using(sql.alias())
+        .filter(status=RunStatus.READY, run_after__lte=Now())
+        .exclude(Q(expires_at__isnull=False) & Q(expires_at__lte=Now()))
+        .exclude(queue__in=paused)
+    )
+
+
+def due_groups(backend: str | None = None, queue: str | None = None) -> list[Group]:
+    """The demand: due runs by queue and spec key, the most urgent first."""
+    rows = due()
+    if backend is not None:
+        rows = rows.filter(backend=backend, queue=queue)
+    counted = rows.values("backend", "queue", "spec_key").annotate(due=Count("id"), urgent=Min(-F("priority")))
+    groups = []
+    for row in counted.order_by("urgent"):
+        same = rows.filter(backend=row["backend"], queue=row["queue"], spec_key=row["spec_key"])
+        first = same.order_by("-priority", "id").values("id", "spec").first()
+        if first is not None:  # claimed meanwhile
+            groups.append(
+                Group(row["backend"], row["queue"], row["spec_key"], row["due"], first["spec"], first["id"])
+            )
+    return groups
+
+
+def expire() -> int:
+    """End READY runs that were not started in time; how many."""
+    return (
+        TaskRun.objects.using(sql.alias())
+        .filter(status=RunStatus.READY, expires_at__lte=Now())
+        .update(status=RunStatus.EXPIRED, finished_at=Now(), reason="not started before it expired")
+    )
+
+
+def why(run: TaskRun) -> str:
+    """In words, why a run waits, what it does, or how it ended."""
+    if run.status == RunStatus.RUNNING:
+        attempt = Attempt.objects.using(sql.alias()).filter(run=run, epoch=run.epoch).select_related("machine").first()
+        place = f" on {attempt.machine.name}" if attempt is not None and attempt.machine is not None else ""
+        return f"running: attempt {run.epoch}{place}" + (", asked to stop" if run.cancel_requested_at else "")
+    if run.status != RunStatus.READY:
+        return run.reason or RunStatus(run.status).label.lower()
+    database = TaskRun.objects.using(sql.alias())
+    if not database.filter(pk=run.pk, run_after__lte=Now()).exists():
+        return f"waiting until {run.run_after:%Y-%m-%d %H:%M:%S %Z}" + (f": {run.reason}" if run.reason else "")
+    queue = Queue.objects.using(sql.alias()).filter(backend=run.backend, name=run.queue).first()
+    if queue is not None and queue.paused_at:
+        return f"waiting: queue {run.queue} is paused"
+    dispatchers = Dispatcher.objects.using(sql.alias())
+    if not dispatchers.filter(seen_at__gte=Now() - DISPATCHER_SILENT).exists():
+        last = dispatchers.order_by("-seen_at").first()
+        seen = f"the last was seen at {last.seen_at:%H:%M:%S}" if last else "none was ever seen"
+        return f"waiting: no dispatcher is running ({seen}); start one with manage.py mq_dispatcher"
+    return "waiting: " + ((queue.reasons.get(run.spec_key) if queue else None) or "a dispatcher will see it within a second")
+
+
+def unfinished_attempts(machine_id: int) -> list[tuple[uuid.UUID, int]]:
+    """(run id, epoch) of attempts that rows say a machine is running."""
+    rows = Attempt.objects.using(sql.alias()).filter(machine_id=machine_id, status=AttemptStatus.RUNNING)
+    return list(rows.values_list("run_id", "epoch"))
