@@ -169,7 +169,14 @@ def heartbeat(held: Claim, *, lease_seconds: float, pid: int | None, progress: A
         return Pulse(held=False, cancel=False)
     if pid is not None:
         Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch, pid=None).update(pid=pid)
-    return Pulse(held=True, cancel=bool(row.filter(cancel_requested_at__isnull=False).exists()))
+    return pulse(held)
+
+
+def pulse(held: Claim) -> Pulse:
+    """Whether the claim still holds and the run is to be cancelled, without extending anything."""
+    row = TaskRun.objects.using(sql.alias()).filter(pk=held.run_id, epoch=held.epoch, status=RunStatus.RUNNING)
+    asked = row.values_list("cancel_requested_at").first()
+    return Pulse(held=asked is not None, cancel=asked is not None and asked[0] is not None)
 
 
 def add_output(held: Claim, text: str, dropped: int) -> None:
@@ -177,18 +184,6 @@ def add_output(held: Claim, text: str, dropped: int) -> None:
     attempt = Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch).values_list("pk").first()
     if attempt is not None:
         OutputChunk.objects.using(sql.alias()).create(attempt_id=attempt[0], text=text, dropped=dropped)
-
-
-def save_metadata(run_id: uuid.UUID, epoch: int, metadata: Any) -> bool:
-    """Replace a running run's metadata. False when the claim was lost."""
-    rows = TaskRun.objects.using(sql.alias()).filter(pk=run_id, epoch=epoch, status=RunStatus.RUNNING)
-    return bool(rows.update(metadata=metadata))
-
-
-def save_checkpoint(run_id: uuid.UUID, epoch: int, checkpoint: Any) -> bool:
-    """Replace a running run's checkpoint. False when the claim was lost."""
-    rows = TaskRun.objects.using(sql.alias()).filter(pk=run_id, epoch=epoch, status=RunStatus.RUNNING)
-    return bool(rows.update(checkpoint=checkpoint))
 
 
 _SUCCEED_RUN = """

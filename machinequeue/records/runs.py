@@ -46,31 +46,32 @@ _COLUMNS = ("id", "task", "args", "kwargs", "backend", "queue", "priority", "spe
 
 
 @lru_cache(maxsize=8)
-def _insert(rows: int, vendor: str, *, deferred: bool) -> str:
+def _insert(*, deferred: bool) -> str:
     columns = (*_COLUMNS, "run_after") if deferred else _COLUMNS
-    row = f"({', '.join(['%s'] * len(columns))})"
-    return f"INSERT INTO machinequeue_taskrun ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
+    values = ", ".join(["%s"] * len(columns))
+    return f"INSERT INTO machinequeue_taskrun ({', '.join(columns)}) VALUES ({values})"  # noqa: S608 - names of ours
 
 
 # Tells runners that wait for work. Only when one waits: a commit that carries a NOTIFY takes a lock of the whole cluster.
-_NOTIFY_IDLE = """
-WITH enqueued AS ({insert} RETURNING 1)
-SELECT pg_notify('machinequeue', %s) FROM enqueued
-WHERE EXISTS (SELECT 1 FROM machinequeue_machine WHERE status = 'idle' AND queue = %s) LIMIT 1
-"""
+_CREATE_POSTGRESQL = """
+WITH enqueued AS ({insert} RETURNING enqueued_at)
+SELECT enqueued_at, (SELECT pg_notify('machinequeue', %s)::text WHERE EXISTS (
+    SELECT 1 FROM machinequeue_machine WHERE queue = %s AND spec_key = %s AND status = 'idle' AND status <> 'gone'))
+FROM enqueued"""
 
 
-def create(new: NewRun) -> uuid.UUID:
-    """Insert one run, READY. One statement, in the caller's transaction if there is one."""
+def create(new: NewRun) -> tuple[uuid.UUID, datetime | None]:
+    """Insert one run, READY; its id and when it was. One statement, in the caller's transaction if there is one."""
     connection = sql.connection()
     run_id = uuid7()
     params = _params(connection, run_id, new)
-    statement = _insert(1, connection.vendor, deferred=new.run_after is not None)
+    statement = _insert(deferred=new.run_after is not None)
     if sql.is_postgresql(connection):
-        sql.execute(connection, _NOTIFY_IDLE.format(insert=statement), [*params, new.queue, new.queue])
+        statement = _CREATE_POSTGRESQL.format(insert=statement)
+        row = sql.fetch(connection, statement, [*params, new.queue, new.queue, new.spec_key])
     else:
-        sql.execute(connection, statement, params)
-    return run_id
+        row = sql.fetch(connection, f"{statement} RETURNING enqueued_at", params)
+    return run_id, sql.read_time(row[0]) if row else None
 
 
 def _params(connection: Any, run_id: uuid.UUID, new: NewRun) -> list[Any]:
@@ -99,7 +100,7 @@ def create_many(runs: Sequence[NewRun]) -> list[uuid.UUID]:
     with transaction.atomic(using=connection.alias):
         if not sql.is_postgresql(connection):
             with connection.cursor() as cursor:
-                cursor.executemany(_insert(1, connection.vendor, deferred=deferred), rows)
+                cursor.executemany(_insert(deferred=deferred), rows)
             return ids
         columns = (*_COLUMNS, "run_after") if deferred else _COLUMNS
         with (
@@ -116,6 +117,15 @@ def create_many(runs: Sequence[NewRun]) -> list[uuid.UUID]:
 def get(run_id: uuid.UUID) -> TaskRun | None:
     """The row, or None."""
     return TaskRun.objects.using(sql.alias()).filter(pk=run_id).first()
+
+
+def database_now() -> datetime:
+    """The database's clock."""
+    connection = sql.connection()
+    row = sql.fetch(connection, f"SELECT {sql.now(connection)}", ())
+    moment = sql.read_time(row[0]) if row else None
+    assert moment is not None  # noqa: S101 - a SELECT without FROM has a row
+    return moment
 
 
 def status(run_id: uuid.UUID) -> str | None:

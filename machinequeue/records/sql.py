@@ -63,10 +63,9 @@ def read_json(value: Any) -> Any:
 
 
 def read_time(value: Any) -> datetime | None:
-    if isinstance(value, str):
-        parsed = parse_datetime(value)
-        return parsed.replace(tzinfo=UTC) if parsed is not None and parsed.tzinfo is None else parsed
-    return value
+    """A time as the driver gives it; SQLite's have no zone and are UTC."""
+    parsed = parse_datetime(value) if isinstance(value, str) else value
+    return parsed.replace(tzinfo=UTC) if parsed is not None and parsed.tzinfo is None else parsed
 
 
 def read_key(value: Any) -> uuid.UUID:

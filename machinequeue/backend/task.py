@@ -1,0 +1,145 @@
+"""A task that runs on a machine: Django's Task, and the machine it asks for."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any, cast, overload
+
+from machinequeue import conf
+from machinequeue.backend.result import MachineTaskResult
+from machinequeue.compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_PRIORITY, DEFAULT_TASK_QUEUE_NAME, InvalidTask, Task
+
+Backoff = Callable[[BaseException, MachineTaskResult], float | None]
+Call = tuple[Sequence[Any], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineTask(Task):  # type: ignore[type-arg,unused-ignore]
+    """A task and the machine it asks for. What is None comes from the queue's policy.
+
+    `backoff(exception, result)` returns the seconds before the next attempt, or None for no further attempt; it runs in
+    the task's process. An exception that is not one of `retry_on` ends the run.
+    """
+
+    timeout: float | None = None
+    max_attempts: int | None = None
+    memory_mb: int | None = None
+    cpus: int | None = None
+    cpu_kind: str | None = None
+    regions: tuple[str, ...] | None = None
+    isolation: str | None = None
+    backoff: Backoff | None = None
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    delay: timedelta | None = None
+    """Set by `using(run_after=timedelta(...))`: counted from the enqueue, by the database's clock."""
+
+    def using(self, **options: Any) -> "MachineTask":
+        """A copy with other options: priority, queue_name, run_after (a datetime or a timedelta), backend,
+        memory_mb, cpus, cpu_kind, regions, timeout, max_attempts, isolation. Raises TypeError for others.
+        """
+        changes = {name: value for name, value in options.items() if value is not None}
+        _refuse_unknown(changes, _USING, "using()")
+        if isinstance(changes.get("run_after"), timedelta):
+            changes["delay"] = changes.pop("run_after")
+        elif isinstance(changes.get("run_after"), datetime):
+            changes["delay"] = None
+        if "regions" in changes:
+            changes["regions"] = _regions(changes["regions"])
+        return replace(self, **changes)
+
+    def enqueue(self, *args: Any, **kwargs: Any) -> MachineTaskResult:
+        """Write the run, in the caller's transaction if there is one, and send a wake-up on commit.
+
+        Raises InvalidArguments when the arguments do not fit the signature or are not JSON.
+        """
+        return cast(MachineTaskResult, self.get_backend().enqueue(self, args, kwargs))
+
+    async def aenqueue(self, *args: Any, **kwargs: Any) -> MachineTaskResult:
+        """`enqueue`, from async code."""
+        return cast(MachineTaskResult, await self.get_backend().aenqueue(self, args, kwargs))
+
+    def enqueue_many(self, calls: Iterable[Call]) -> list[MachineTaskResult]:
+        """Enqueue many calls, each an (args, kwargs) pair: one insert, one wake-up, all or none."""
+        return cast(list[MachineTaskResult], self.get_backend().enqueue_many(self, calls))
+
+    def get_result(self, result_id: str) -> MachineTaskResult:
+        """The result of an earlier enqueue. Raises TaskResultDoesNotExist, TaskResultMismatch."""
+        return cast(MachineTaskResult, super().get_result(result_id))
+
+    async def aget_result(self, result_id: str) -> MachineTaskResult:
+        """`get_result`, from async code."""
+        return cast(MachineTaskResult, await super().aget_result(result_id))
+
+    def asked(self) -> dict[str, Any]:
+        """The policy keys that the task sets for itself."""
+        values = {name: getattr(self, name) for name in conf.TASK_OPTIONS if getattr(self, name) is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+_DECLARABLE = {field.name for field in fields(MachineTask)} - {"func", "run_after", "delay"}
+_USING = {"priority", "queue_name", "run_after", "backend", *conf.TASK_OPTIONS}
+
+
+def _refuse_unknown(options: Mapping[str, Any], known: set[str], place: str) -> None:
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{place} has no option {name!r}.{conf.suggest(name, known)}")
+
+
+def _regions(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+@overload
+def machine_task(function: Callable[..., Any], /) -> MachineTask: ...
+@overload
+def machine_task(
+    *,
+    priority: int = ...,
+    queue_name: str = ...,
+    backend: str = ...,
+    takes_context: bool = ...,
+    timeout: float | None = ...,
+    max_attempts: int | None = ...,
+    memory_mb: int | None = ...,
+    cpus: int | None = ...,
+    cpu_kind: str | None = ...,
+    regions: Sequence[str] | str | None = ...,
+    isolation: str | None = ...,
+    backoff: Backoff | None = ...,
+    retry_on: Sequence[type[BaseException]] = ...,
+) -> Callable[[Callable[..., Any]], MachineTask]: ...
+
+
+def machine_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a module-level function a task that runs on a machine launched for it.
+
+    Options: priority, queue_name, backend, takes_context (Django's); timeout in seconds, max_attempts, memory_mb, cpus,
+    cpu_kind ("shared", "performance"), regions, isolation ("process", "machine"), backoff, retry_on. Raises InvalidTask or
+    TypeError, at import, for options that cannot work.
+    """
+    if "run_after" in options:
+        raise TypeError("run_after cannot be given to @machine_task: use .using(run_after=...) when enqueueing.")
+    _refuse_unknown(options, _DECLARABLE, "@machine_task")
+    if options.get("regions") is not None:
+        options["regions"] = _regions(options["regions"])
+    options["retry_on"] = tuple(options.get("retry_on", (Exception,)))
+    core = {
+        "priority": DEFAULT_TASK_PRIORITY,
+        "queue_name": DEFAULT_TASK_QUEUE_NAME,
+        "backend": DEFAULT_TASK_BACKEND_ALIAS,
+        "takes_context": False,
+        "run_after": None,
+    }
+
+    def decorate(func: Callable[..., Any]) -> MachineTask:
+        return MachineTask(func=func, **{**core, **options})
+
+    return decorate if function is None else decorate(function)
+
+
+def enqueue_many(task: MachineTask, calls: Iterable[Call]) -> list[MachineTaskResult]:
+    """Enqueue many calls of a task, each an (args, kwargs) pair: one insert, one wake-up, all or none."""
+    if not isinstance(task, MachineTask):
+        raise InvalidTask(f"enqueue_many needs a task made with @machine_task, not {task!r}.")
+    return task.enqueue_many(calls)

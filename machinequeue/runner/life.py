@@ -1,0 +1,195 @@
+"""A machine's life: check in, execute what is ready, wait a little for more, leave."""
+
+import os
+import secrets
+import select
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, connections
+
+from machinequeue import conf
+from machinequeue.records import claims, machines, sql
+from machinequeue.records.claims import Claim, Claimant
+from machinequeue.runner.output import read_available
+from machinequeue.runner.persist import persist
+from machinequeue.runner.supervisor import Supervisor
+from machinequeue.runner.template import Template
+from machinequeue.telemetry import emit
+
+POLL_FIRST = 0.02
+POLL_LONGEST = 0.25
+LISTEN_POLL = 2.0
+"""How often a machine that LISTENs looks anyway: a pooler may swallow notifications."""
+
+
+class Stop:
+    """SIGTERM and SIGINT, noted; `descriptor` becomes readable."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.descriptor, waker = os.pipe()
+        for end in (self.descriptor, waker):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.asked = True
+
+
+@dataclass
+class Tally:
+    """What the runs of each task took, to be learned when there is time."""
+
+    runs: dict[str, list[float]] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    def add(self, task: str, report: claims.Report) -> None:
+        self.runs.setdefault(task, []).append(report.seconds or 0.0)
+        self.peaks[task] = max(self.peaks.get(task, 0), report.peak_memory_mb or 0)
+
+    def learn(self) -> None:
+        """Store it. What cannot be stored is forgotten: it is an estimate."""
+        try:
+            for task, seconds in self.runs.items():
+                machines.learn(task, len(seconds), sum(seconds), self.peaks[task] or None)
+        except (DatabaseError, InterfaceError):
+            connections.close_all()
+        self.runs.clear()
+
+
+def live(name: str) -> int:
+    """The whole life of the machine called `name`. Returns the exit code, 0 also when there was nothing to do."""
+    os.environ["MACHINEQUEUE_MACHINE"] = name
+    os.environ.pop("FLY_API_TOKEN", None)
+    stages = {"setup": _since_start()}
+    template = Template.start()
+    stop = Stop()
+    boot_id = secrets.token_hex(16)
+    stages["template"] = _since_start()
+    fly_id, region = os.environ.get("FLY_MACHINE_ID", ""), os.environ.get("FLY_REGION", "")
+    checked_in = persist(lambda: machines.check_in(name, boot_id=boot_id, fly_id=fly_id, region=region, stages=stages))
+    if checked_in is None:
+        # A machine that boots after it was given up finds its work done by another.
+        emit("machine.late", machine=name)
+        template.close()
+        return 0
+    supervisor = Supervisor(template, fly_id or name, lambda: stop.asked, stop.descriptor)
+    machine = _Machine(checked_in, boot_id, supervisor, stop, time.monotonic() + checked_in.life_seconds)
+    reason = machine.work()
+    machine.tally.learn()
+    persist(lambda: machines.leaves(checked_in.machine_id, boot_id, machine.runs, reason))
+    emit("machine.leaves", machine=name, runs=machine.runs, reason=reason)
+    template.close()
+    return 0
+
+
+def _since_start() -> float:
+    """Seconds since this process was started; 0.0 where the system does not say."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"), 3)
+
+
+@dataclass
+class _Machine:
+    checked_in: machines.CheckIn
+    boot_id: str
+    supervisor: Supervisor
+    stop: Stop
+    ends_at: float
+    """When its life is over, on the monotonic clock."""
+    runs: int = 0
+    reason: str = "nothing is ready"
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        me = self.checked_in
+        self.claimant = Claimant(me.machine_id, self.boot_id, me.backend, me.queue, me.spec_key)
+        self.alone = me.isolation == "machine"
+
+    def work(self) -> str:
+        """Execute runs until there is a reason to leave; the reason."""
+        self.supervisor.template.prepare(self.checked_in.task)
+        while not self.stop.asked:
+            claim = self._claim() or self._wait_for_claim()
+            if claim is None:
+                break
+            self.tally.add(claim.task, self.supervisor.execute(claim, more=not self.alone))
+            self.runs += 1
+            if self.alone:
+                return "its one run is done"
+        return "asked to stop" if self.stop.asked else self.reason
+
+    def _claim(self) -> Claim | None:
+        life = self.ends_at - time.monotonic() - conf.GRACE_SECONDS
+        lease = self.supervisor.settings.lease_seconds
+        return persist(lambda: claims.claim(self.claimant, lease_seconds=lease, life_seconds=life))
+
+    def _wait_for_claim(self) -> Claim | None:
+        """Wait as an idle machine, as long as the queue's policy says. None, and the reason, when that is over."""
+        idle_timeout = conf.policy(self.checked_in.backend, self.checked_in.queue).idle_timeout
+        ends_at = min(time.monotonic() + idle_timeout, self.ends_at - conf.GRACE_SECONDS)
+        news, looked_at = News(), -LISTEN_POLL
+        pause = POLL_FIRST
+        while not self.stop.asked and time.monotonic() < ends_at:
+            if time.monotonic() - looked_at >= LISTEN_POLL:
+                looked_at = time.monotonic()
+                if not persist(self._idle):
+                    self.reason = "asked to retire"
+                    return None
+            persist(news.listen)
+            if claim := self._claim():
+                return claim
+            if not self.tally.runs:
+                left = ends_at - time.monotonic()
+                news.wait(min(LISTEN_POLL if news.listening else pause, left), self.stop.descriptor)
+                pause = min(pause * 1.3, POLL_LONGEST)
+            self.tally.learn()
+        return None
+
+    def _idle(self) -> bool:
+        return machines.idle(self.checked_in.machine_id, self.boot_id, self.runs)
+
+
+class News:
+    """Notifications that work was enqueued, on the thread's own PostgreSQL connection; on SQLite there are none."""
+
+    def __init__(self) -> None:
+        self._listens_on: Any = None
+        self._came = False
+
+    @property
+    def listening(self) -> bool:
+        return self._listens_on is not None
+
+    def listen(self) -> None:
+        """LISTEN, again when the connection is another than before. To be called before looking for work."""
+        self._came = False
+        connection = sql.connection()
+        if not sql.is_postgresql(connection) or (self._listens_on and connection.connection is self._listens_on):
+            return
+        sql.execute(connection, "LISTEN machinequeue", ())
+        self._listens_on = connection.connection
+        self._listens_on.add_notify_handler(self._note)
+
+    def _note(self, notification: Any) -> None:
+        self._came = True
+
+    def wait(self, seconds: float, stop_descriptor: int) -> None:
+        """Until something was enqueued, a signal came, or the time is over."""
+        if self._came or seconds <= 0:
+            return  # it came in with the answer of the last query
+        descriptors = [stop_descriptor]
+        if self._listens_on is not None and not self._listens_on.closed:
+            descriptors.append(self._listens_on.fileno())
+        ready, _, _ = select.select(descriptors, [], [], seconds)
+        if stop_descriptor in ready:
+            read_available(stop_descriptor)

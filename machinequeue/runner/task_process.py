@@ -1,0 +1,225 @@
+"""A task process: execute one run and tell the supervisor. The only place where user code runs.
+
+Receivers of Django's task signals and `backoff` are user code too, so they run here; `task_finished` is sent after
+the supervisor has recorded the outcome.
+"""
+
+import asyncio
+import inspect
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from machinequeue.compat import Task, TaskResultStatus, task_backends, task_signals
+from machinequeue.errors import TaskCancelled, TaskInterruption, TaskNotImportable, TaskTimeout
+from machinequeue.lifecycle import AttemptStatus
+from machinequeue.payload import NotStorable, normalize, scrub
+from machinequeue.records.claims import Claim
+from machinequeue.runner.channel import Channel, Closed
+
+TIMEOUT_SIGNAL = signal.SIGUSR1
+CANCEL_SIGNAL = signal.SIGUSR2
+STOP_SIGNAL = signal.SIGTERM
+
+_INTERRUPTIONS: dict[int, Callable[[], TaskInterruption]] = {
+    TIMEOUT_SIGNAL: lambda: TaskTimeout("the run is over its timeout"),
+    CANCEL_SIGNAL: lambda: TaskCancelled("the run was asked to stop"),
+    STOP_SIGNAL: lambda: TaskInterruption("the machine is being stopped"),
+}
+
+_TIMES = ("run_after", "enqueued_at", "started_at", "last_attempted_at")
+
+
+def main(end: int, output: int) -> None:
+    """Wait for a claim on the channel `end`, execute it, answer. Never returns."""
+    code = 1
+    try:
+        _settle_in(output)
+        channel = Channel(socket.socket(fileno=end))
+        _execute(channel, channel.receive())
+        code = 0
+    except Closed:
+        code = 0  # the supervisor needs this process no more
+    except BaseException:  # noqa: BLE001 - nothing may run above the fork
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            connections.close_all()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _settle_in(output: int) -> None:
+    with suppress(OSError):
+        os.setpgid(0, 0)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # the first to be killed when memory is short
+
+
+# Claims travel as JSON ----------------------------------------------------------------------------------------------
+
+
+def pack(claim: Claim, worker_id: str) -> dict[str, Any]:
+    """A claim as a message."""
+    fields = {name: getattr(claim, name) for name in Claim.__dataclass_fields__}
+    times = {name: fields[name].isoformat() if fields[name] else None for name in _TIMES}
+    return {**fields, **times, "run_id": str(claim.run_id), "worker_id": worker_id, "claimed": time.monotonic()}
+
+
+def unpack(message: dict[str, Any]) -> Claim:
+    """A message as a claim."""
+    fields = {name: message[name] for name in Claim.__dataclass_fields__}
+    times = {name: datetime.fromisoformat(fields[name]) if fields[name] else None for name in _TIMES}
+    return Claim(**{**fields, **times, "run_id": UUID(fields["run_id"])})
+
+
+# Execution ----------------------------------------------------------------------------------------------------------
+
+
+def _execute(channel: Channel, message: dict[str, Any]) -> None:
+    claim, worker_id = unpack(message), message["worker_id"]
+    begin = time.monotonic()
+    stages = {"start": begin - message["claimed"]}
+    try:
+        task, context = _resolve(claim, worker_id, channel)
+    except BaseException as error:  # noqa: BLE001 - an import may raise anything, SystemExit too
+        channel.send({"outcome": _not_importable(claim, error), "stages": stages})
+        channel.receive()
+        return
+    backend = task_backends[claim.backend]
+    result = context.task_result
+    task_signals.task_started.send_robust(type(backend), task_result=result)
+    called = time.monotonic()
+    outcome = _call(task, context, claim)
+    stages |= {"prepare": called - begin, "call": time.monotonic() - called}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    channel.send({"outcome": outcome, "stages": stages, "peak_memory_mb": peak // 1024})
+    recorded = channel.receive()["recorded"]
+    if recorded in ("SUCCESSFUL", "FAILED", "CANCELLED"):
+        object.__setattr__(result, "run_status", recorded)
+        object.__setattr__(result, "status", TaskResultStatus("SUCCESSFUL" if recorded == "SUCCESSFUL" else "FAILED"))
+        object.__setattr__(result, "_return_value", outcome.get("value"))
+        task_signals.task_finished.send_robust(type(backend), task_result=result)
+
+
+def _resolve(claim: Claim, worker_id: str, channel: Channel) -> tuple[Any, Any]:
+    task = import_string(claim.task)
+    if not isinstance(task, Task):
+        raise TaskNotImportable(f"{claim.task} is a {type(task).__name__}, not a task.")
+    backend = task_backends[claim.backend]
+    return task, backend.context_of(claim, worker_id, channel.send)
+
+
+def _not_importable(claim: Claim, error: BaseException) -> dict[str, Any]:
+    return {
+        "status": AttemptStatus.FAILED,
+        "error": "machinequeue.errors.TaskNotImportable",
+        "traceback": scrub("".join(traceback.format_exception(error))),
+        "sentence": scrub(f"task {claim.task} cannot be imported on the machine: {type(error).__name__}: {error}", 2000),
+        "remedy": "Deploy an image that has the task, or the packages that it imports, and retry the run.",
+        "retry": True,
+        "delay": None,
+    }
+
+
+def _call(task: Any, context: Any, claim: Claim) -> dict[str, Any]:
+    """Call the function; its outcome as a message. What comes from outside comes as a TaskInterruption."""
+    args = [context, *claim.args] if task.takes_context else claim.args
+    try:
+        if inspect.iscoroutinefunction(task.func):
+            value = asyncio.run(_interruptible(task.func, args, claim.kwargs))
+        else:
+            value = _interrupted_by_signals(task.func, args, claim.kwargs)
+        return {"value": normalize(value, "the return value")}
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt fail a run, they do not end a machine
+        _ignore_signals()
+        return _failure(task, context, error)
+    finally:
+        _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    for number in _INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupted_by_signals(func: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def interrupt(number: int, frame: Any) -> None:
+        raise _INTERRUPTIONS[number]()
+
+    for number in _INTERRUPTIONS:
+        signal.signal(number, interrupt)
+    return func(*args, **kwargs)
+
+
+async def _interruptible(func: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    reasons: list[int] = []
+
+    def interrupt(number: int) -> None:
+        reasons.append(number)
+        if this is not None:
+            this.cancel()
+
+    for number in _INTERRUPTIONS:
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        return await func(*args, **kwargs)
+    except asyncio.CancelledError:
+        if reasons:
+            raise _INTERRUPTIONS[reasons[0]]() from None
+        raise
+
+
+_STATUSES = {TaskTimeout: AttemptStatus.TIMED_OUT, TaskCancelled: AttemptStatus.CANCELLED, TaskInterruption: AttemptStatus.INTERRUPTED}
+
+
+def _failure(task: Any, context: Any, error: BaseException) -> dict[str, Any]:
+    kind = type(error)
+    path = "builtins.TypeError" if kind is NotStorable else f"{kind.__module__}.{kind.__qualname__}"
+    message: dict[str, Any] = {
+        "status": _STATUSES.get(kind, AttemptStatus.FAILED),  # type: ignore[call-overload]
+        "error": path[:255],
+        "traceback": scrub("".join(traceback.format_exception(error))),
+        "sentence": scrub(f"{kind.__name__}: {error}" if str(error) else kind.__name__, 2000),
+        "remedy": "",
+        "retry": isinstance(error, getattr(task, "retry_on", Exception)),
+        "delay": None,
+    }
+    backoff = getattr(task, "backoff", None)
+    if message["status"] == AttemptStatus.FAILED and message["retry"] and backoff is not None:
+        message |= _asked_delay(backoff, error, context)
+    return message
+
+
+def _asked_delay(backoff: Callable[..., Any], error: BaseException, context: Any) -> dict[str, Any]:
+    try:
+        delay = backoff(error, context.task_result)
+        return {"retry": False} if delay is None else {"delay": float(delay)}
+    except Exception:  # noqa: BLE001 - the task's own error is what counts; the default backoff serves
+        traceback.print_exc()
+        return {}

@@ -1,0 +1,128 @@
+"""Carry wake-ups through huey: Redis when a URL is set, else a SQLite file.
+
+A wake-up is a hint that a queue has due runs. It never is the only copy of anything: whatever goes wrong here
+costs at most the second until a dispatcher looks by itself. This is the only room that knows huey or redis, and it
+imports them inside its functions, so that a task machine never does.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from machinequeue import conf
+from machinequeue.telemetry import emit
+
+NAME = "machinequeue"
+SEND_TIMEOUT = 0.2
+"""Seconds that an enqueue may spend on a Redis that does not answer."""
+BREAKER_SECONDS = 5.0
+"""How long no wake-up is tried after one failed."""
+POLL_SECONDS = 0.1
+"""How often consumers look into the SQLite file."""
+
+Wake = Callable[[str, str], None]
+
+
+class _Breaker:
+    """Lets a call through unless one failed a moment ago."""
+
+    def __init__(self) -> None:
+        self.closed_at = 0.0
+
+    def open(self) -> bool:
+        return time.monotonic() < self.closed_at
+
+    def trip(self) -> None:
+        self.closed_at = time.monotonic() + BREAKER_SECONDS
+
+
+_breaker = _Breaker()
+
+
+def wake(backend: str, queue: str) -> bool:
+    """Send a wake-up. Never raises, never takes long; False when it was not sent."""
+    if conf.in_machine() or _breaker.open():
+        return False
+    try:
+        _sender()(backend, queue)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the row is committed and a dispatcher looks every second
+        _breaker.trip()
+        emit("wakeup.unreachable", queue=queue, error=f"{type(error).__name__}: {_without_address(error)}")
+        return False
+    return True
+
+
+def _without_address(error: Exception) -> str:
+    """The error's text; a Redis URL may hold a password, so it is cut out."""
+    url = conf.settings().redis_url
+    return str(error).replace(url, "REDIS_URL") if url else str(error)
+
+
+@lru_cache(maxsize=1)
+def _sender() -> Callable[[str, str], Any]:
+    _, message = _huey(timeout=SEND_TIMEOUT)
+    return message
+
+
+def _huey(timeout: float, on_wake: Wake | None = None) -> tuple[Any, Any]:
+    """A huey of this process and its one task, the wake-up."""
+    from huey import PriorityRedisHuey, SqliteHuey
+    from huey.serializer import Serializer
+
+    class JSONSerializer(Serializer):  # type: ignore[misc]
+        """Not pickle: who may write to Redis must not thereby run code in a dispatcher."""
+
+        def _serialize(self, data: Any) -> bytes:
+            return json.dumps(list(data)).encode()
+
+        def _deserialize(self, data: bytes) -> Any:
+            from huey.registry import Message
+
+            return Message(*json.loads(data))
+
+    shared = {"name": NAME, "results": False, "immediate": False, "serializer": JSONSerializer()}
+    if url := conf.settings().redis_url:
+        from redis import ConnectionPool
+
+        # redis-py 8 reads for at most 5 s by default; a consumer blocks for one second at a time.
+        pool = ConnectionPool.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None)
+        huey = PriorityRedisHuey(connection_pool=pool, **shared)
+    else:
+        huey = SqliteHuey(filename=str(conf.state_dir() / "wakeups.sqlite3"), fsync=False, **shared)
+
+    def receive(backend: str, queue: str) -> None:
+        if on_wake is not None:
+            on_wake(backend, queue)
+
+    return huey, huey.task(name="wake")(receive)
+
+
+class Consumer:
+    """Threads that receive wake-ups. `start()`, `stop()`; signals are left to the caller."""
+
+    def __init__(self, on_wake: Wake, workers: int) -> None:
+        from huey.consumer import Consumer as HueyConsumer
+
+        logging.getLogger("huey").setLevel(logging.WARNING)
+        self._quiet = threading.Event()
+        huey, _ = _huey(timeout=10.0, on_wake=on_wake)
+        self._consumer = HueyConsumer(
+            huey, workers=workers, periodic=False, initial_delay=0.02, backoff=1.5, max_delay=POLL_SECONDS
+        )
+        # huey would take SIGINT, SIGTERM and SIGHUP (which it answers with execl); the dispatcher has its own.
+        self._consumer._set_signal_handlers = self._quiet.set
+
+    def start(self) -> None:
+        self._consumer.start()
+
+    def check(self) -> None:
+        """Replace worker threads that died."""
+        self._consumer.check_worker_health()
+
+    def stop(self) -> None:
+        """Let the workers finish what they do."""
+        self._consumer.stop(graceful=True)
