@@ -18,8 +18,6 @@
 An error carries method, path, status, Fly's request id and Fly's text: never a header, a token or an environment.
 """
 
-# ruff: noqa: N818  # the names say what happened: "except NameTaken" reads better than "except NameTakenError"
-
 from __future__ import annotations
 
 import json

@@ -1,0 +1,59 @@
+"""How the emulator refuses: Fly's statuses and words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Refusal(Exception):
+    """An answer that is no success. `text` is Fly's sentence, `status` the HTTP status, `code` the body's `status`."""
+
+    def __init__(self, status: int, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.body: dict[str, Any] = {"error": text}
+        if code:
+            self.body["status"] = code
+
+
+def unauthorized() -> Refusal:
+    return Refusal(401, "Authenticate: token validation error")
+
+
+def app_not_found() -> Refusal:
+    return Refusal(404, "not_found: app not found")
+
+
+def machine_not_found() -> Refusal:
+    return Refusal(404, "not_found: machine not found")
+
+
+def bad_request(text: str) -> Refusal:
+    return Refusal(400, f"invalid_argument: {text}")
+
+
+def failed_precondition(text: str) -> Refusal:
+    return Refusal(412, f"failed_precondition: {text}")
+
+
+def name_violation(machine_id: str, name: str) -> Refusal:
+    return Refusal(
+        409,
+        f'already_exists: unique machine name violation, machine ID {machine_id} already exists with name "{name}"',
+    )
+
+
+def manifest_unknown(image: str) -> Refusal:
+    return Refusal(400, f"failed to get manifest {image}: MANIFEST_UNKNOWN: manifest unknown")
+
+
+def wait_timeout(wanted: str, current: str) -> Refusal:
+    return Refusal(408, f"deadline_exceeded: machine failed to reach desired state, {wanted}, currently {current}")
+
+
+def rate_limited() -> Refusal:
+    return Refusal(429, "resource_exhausted: rate limit exceeded")
+
+
+def not_emulated(what: str) -> Refusal:
+    return Refusal(501, f"unimplemented: {what} is not emulated")

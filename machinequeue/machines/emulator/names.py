@@ -1,0 +1,46 @@
+"""Names and numbers that look like Fly's."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_FIRST_ADDRESS = ipaddress.IPv4Address("127.1.0.1")
+
+
+def ulid() -> str:
+    """26 characters that sort by time."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
+
+
+def machine_id() -> str:
+    """14 hexadecimal digits."""
+    return secrets.token_hex(7)
+
+
+def machine_name() -> str:
+    """A name for a machine that was given none."""
+    first = random.choice(("autumn", "bold", "calm", "damp", "early", "frosty", "green", "hidden", "late", "young"))
+    second = random.choice(("brook", "cloud", "dawn", "field", "leaf", "moon", "river", "snow", "sun", "wave"))
+    return f"{first}-{second}-{secrets.randbelow(9000) + 1000}"
+
+
+def address(number: int) -> str:
+    """The loopback address of the n-th machine. Only Linux answers on all of 127.0.0.0/8."""
+    return str(_FIRST_ADDRESS + number) if sys.platform == "linux" else "127.0.0.1"
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def rfc3339(milliseconds: int) -> str:
+    """As Fly writes times."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
