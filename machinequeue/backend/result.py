@@ -52,7 +52,7 @@ class MachineTaskResult(TaskResult):  # type: ignore[type-arg,unused-ignore]
             if runs.status(uuid.UUID(self.id)) in FINISHED:
                 break
             if pause is None:
-                raise TimeoutError(f"Run {self.id} had not finished after {timeout:g} s: {self.why()}.")
+                raise TimeoutError(f"Run {self.id} had not finished after {timeout:g} s: {self.why()}")
             time.sleep(pause)
         self.refresh()
         return self
@@ -66,7 +66,7 @@ class MachineTaskResult(TaskResult):  # type: ignore[type-arg,unused-ignore]
                 break
             if pause is None:
                 why = await sync_to_async(self.why, thread_sensitive=True)()
-                raise TimeoutError(f"Run {self.id} had not finished after {timeout:g} s: {why}.")
+                raise TimeoutError(f"Run {self.id} had not finished after {timeout:g} s: {why}")
             await asyncio.sleep(pause)
         await self.arefresh()
         return self

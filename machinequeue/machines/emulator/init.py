@@ -59,41 +59,31 @@ class Init:
 
     def _boot(self) -> int | None:
         """Start the command; None when it runs, else the exit code that says why not."""
-        seen, told = os.pipe()
-        self.main = os.fork()
-        if self.main == 0:
-            self._become_command(told)
-        os.close(told)
-        # Closed by a successful exec, written to by a failed one.
-        problem = os.read(seen, 16)
-        os.close(seen)
-        if not problem:
-            os.close(self.output)
-            self._report(started=self.main)
-            return None
-        os.waitpid(self.main, 0)
-        number = int(problem)
-        os.write(self.output, f"Error: {os.strerror(number)}: could not run {self.order['argv'][0]}\n".encode())
-        os.close(self.output)
-        return NOT_FOUND if number == 2 else NOT_EXECUTABLE
-
-    def _become_command(self, told: int) -> NoReturn:
+        argv, environment = self.order["argv"], self.order["env"]
+        os.environ["PATH"] = environment["PATH"]  # where posix_spawnp looks
         try:
-            os.setsid()
-            trees.die_with_parent()
-            signal.set_wakeup_fd(-1)
-            for number in (*IGNORED_BY_PYTHON, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(self.output, 1)
-            os.dup2(self.output, 2)
             os.chdir(self.order["cwd"])
-            argv = self.order["argv"]
-            os.execvpe(argv[0], argv, self.order["env"])  # noqa: S606  # the command that was asked for
+            # Not fork and exec: a second copy of this process would cost as much as all the rest of a boot.
+            self.main = os.posix_spawnp(
+                argv[0],
+                argv,
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, self.output, 1),
+                    (os.POSIX_SPAWN_DUP2, self.output, 2),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(*IGNORED_BY_PYTHON, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM),
+            )
         except OSError as error:
-            os.write(told, str(error.errno).encode())
+            os.write(self.output, f"Error: {error.strerror}: could not run {argv[0]}\n".encode())
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         finally:
-            os._exit(NOT_EXECUTABLE)
+            os.close(self.output)
+        self._report(started=self.main)
+        return None
 
     # -- watch ----------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 HAS_PROC = Path("/proc/self/statm").exists()
+PR_SET_CHILD_SUBREAPER = 36
 ROUNDS = 2000
 PAUSE_SECONDS = 0.002
 
@@ -16,25 +19,22 @@ PAUSE_SECONDS = 0.002
 def become_subreaper() -> None:
     """Adopt the orphans of one's descendants, so that none escapes by forking twice. Linux only."""
     if HAS_PROC:
-        _prctl(36, 1)
+        _libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies. Linux only."""
-    if HAS_PROC:
-        _prctl(1, signal.SIGKILL)
+@functools.cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
 
 
 def rename(title: str) -> None:
     """Give this process a short name for `ps`. Linux only."""
     if HAS_PROC:
-        Path("/proc/self/comm").write_text(title, encoding="ascii")
-
-
-def _prctl(option: int, value: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        comm = os.open("/proc/self/comm", os.O_WRONLY)
+        os.write(comm, title.encode("ascii"))
+        os.close(comm)
 
 
 def children(pid: int) -> list[int]:

@@ -1,0 +1,32 @@
+"""The local Machines API, set up for this project."""
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.management.base import BaseCommand
+
+from machinequeue import conf
+
+
+class Command(BaseCommand):
+    help = "Run a Machines API on this computer, whose machines are processes that run this project."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--port", type=int, help="Port on 127.0.0.1; default: that of the configured address.")
+        parser.add_argument("--rate-limits", action="store_true", help="Answer 429 as often as Fly does.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        settings = conf.settings()
+        port = options["port"] if options["port"] is not None else urlsplit(settings.api_url).port or 4280
+        command = [sys.executable, "-m", "machinequeue.machines.emulator", "--env-secrets", "--port", str(port)]
+        command += ["--app", settings.app or "local", "--state-dir", str(conf.state_dir() / "emulator")]
+        command += ["--image", f"{settings.image or conf.EMULATOR_IMAGE}={Path.cwd()}:{sys.executable}"]
+        command += [] if options["rate_limits"] else ["--no-rate-limits"]
+        # The token goes by environment: a command line is for everybody to read.
+        environment = {**os.environ, "FLY_API_TOKEN": settings.api_token or conf.EMULATOR_TOKEN}
+        self.stdout.flush()
+        os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
