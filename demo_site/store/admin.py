@@ -7,7 +7,6 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from demo_site.store.models import Product, Purchase, PurchaseItem, SalesReport
-from demo_site.store.tasks import make_pictures
 from machinequeue import enqueue_many
 
 
@@ -20,6 +19,9 @@ class ProductAdmin(admin.ModelAdmin):
 
     @admin.action(description=_("Make the pictures of the selected products"))
     def make_pictures(self, request: HttpRequest, queryset: QuerySet[Product]) -> None:
+        # Every command loads the admin; only this action needs the tasks, and what they draw with.
+        from demo_site.store.tasks import make_pictures
+
         made = enqueue_many(make_pictures, [((pk,), {}) for pk in queryset.values_list("pk", flat=True)])
         text = ngettext("%d picture is being made.", "%d pictures are being made.", len(made)) % len(made)
         self.message_user(request, text, messages.SUCCESS)

@@ -1,6 +1,7 @@
 """What every sheet of the shop has in common: fonts, colours, the letterhead and the foot."""
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -18,12 +19,15 @@ SHOP = "Far Ridge Prints"
 ADDRESS = "Far Ridge Prints · 7 Quayside · Porto · hello@example.com"
 INK, MUTED, LINE, ACCENT, WASH = (HexColor(code) for code in ("#22303a", "#6b7780", "#d9dfe2", "#b5533c", "#f6f3ee"))
 MARGIN = 22 * mm
+WIDTH = A4[0] - 2 * MARGIN - 12
+"""Of what stands on a sheet, in points: a frame keeps 6 on each side."""
 
 TEXT = ParagraphStyle("text", fontName="Helvetica", fontSize=9.5, leading=14, textColor=INK)
 SMALL = ParagraphStyle("small", TEXT, fontSize=8, leading=11, textColor=MUTED)
 STRONG = ParagraphStyle("strong", TEXT, fontName="Helvetica-Bold")
 TITLE = ParagraphStyle("title", STRONG, fontSize=22, leading=28)
 HEADING = ParagraphStyle("heading", STRONG, fontSize=12, leading=18, spaceBefore=8)
+SMALL_RIGHT = ParagraphStyle("small right", SMALL, alignment=TA_RIGHT)
 RIGHT = ParagraphStyle("right", TEXT, alignment=TA_RIGHT)
 RIGHT_STRONG = ParagraphStyle("right strong", STRONG, alignment=TA_RIGHT)
 
@@ -32,15 +36,23 @@ WIDE_FONT = "STSong-Light"
 
 
 def words(text: str, style: ParagraphStyle = TEXT) -> Paragraph:
-    """Text that somebody may have typed: never read as markup, and in a font that has its letters."""
-    safe = escape(text)
+    """Text that somebody may have typed: never read as markup, and each letter in a font that has it."""
+    runs = ((wide, escape("".join(letters))) for wide, letters in groupby(text, _is_wide))
+    return Paragraph("".join(f'<font name="{_wide_font()}">{run}</font>' if wide else run for wide, run in runs), style)
+
+
+def _is_wide(letter: str) -> bool:
     try:
-        text.encode("cp1252")
+        letter.encode("cp1252")
     except UnicodeEncodeError:
-        if WIDE_FONT not in pdfmetrics.getRegisteredFontNames():
-            pdfmetrics.registerFont(UnicodeCIDFont(WIDE_FONT))
-        safe = f'<font name="{WIDE_FONT}">{safe}</font>'
-    return Paragraph(safe, style)
+        return True
+    return False
+
+
+def _wide_font() -> str:
+    if WIDE_FONT not in pdfmetrics.getRegisteredFontNames():
+        pdfmetrics.registerFont(UnicodeCIDFont(WIDE_FONT))
+    return WIDE_FONT
 
 
 def letterhead(kind: str, foot: str) -> Callable[[Canvas, Any], None]:

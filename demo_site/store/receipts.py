@@ -21,14 +21,14 @@ from demo_site.store.paper import (
     RIGHT_STRONG,
     SHOP,
     SMALL,
+    SMALL_RIGHT,
     STRONG,
     TITLE,
     WASH,
+    WIDTH,
     letterhead,
     words,
 )
-
-WIDTH = A4[0] - 2 * MARGIN
 
 
 def receipt_pdf(purchase: Purchase, items: list[PurchaseItem]) -> bytes:
@@ -68,7 +68,13 @@ def _head(purchase: Purchase) -> list[Flowable]:
 
 def _lines(items: list[PurchaseItem]) -> Table:
     rows = [
-        [words("Print", SMALL), words("Article", SMALL), words("Each", SMALL), words("", SMALL), words("Sum", SMALL)]
+        [
+            words("Print", SMALL),
+            words("Article", SMALL),
+            words("Each", SMALL_RIGHT),
+            words("", SMALL),
+            words("Sum", SMALL_RIGHT),
+        ]
     ]
     rows += [
         [

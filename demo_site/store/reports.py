@@ -28,16 +28,17 @@ from demo_site.store.paper import (
     RIGHT_STRONG,
     SHOP,
     SMALL,
+    SMALL_RIGHT,
     STRONG,
     TEXT,
     TITLE,
     WASH,
+    WIDTH,
     letterhead,
     words,
 )
 
-WIDTH = A4[0] - 2 * MARGIN
-LINES_PER_PAGE = 34
+LINES_PER_PAGE = 32
 Step = Callable[[int, int, str], None]
 """Told how far the report is: done, of how many, doing what."""
 
@@ -164,7 +165,7 @@ def _pages(sales: Sales) -> int:
 
 
 def _table(head: tuple[str, str, str], rows: list[tuple[str, str, str]]) -> Table:
-    cells = [[words(text, SMALL) for text in head]]
+    cells = [[words(text, style) for text, style in zip(head, (SMALL, SMALL_RIGHT, SMALL_RIGHT), strict=True)]]
     cells += [[words(name, STRONG), words(middle, RIGHT), words(amount, RIGHT_STRONG)] for name, middle, amount in rows]
     table = Table(cells, colWidths=[WIDTH * share for share in (0.6, 0.2, 0.2)], repeatRows=1)
     table.setStyle(
