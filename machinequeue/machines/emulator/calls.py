@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -77,7 +78,7 @@ class Call:
         text = self.query(name)
         if not text:
             return default
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) <= most:
             raise bad_request(f"{name} must be a number between {least} and {most}")
         return int(text)
 
@@ -87,13 +88,18 @@ class Call:
         if not data:
             return {}
         try:
-            body = json.loads(data)
+            body = json.loads(data, parse_constant=_refuse_constant)
+            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
         except (ValueError, RecursionError):
             raise bad_request("request body is not JSON") from None
         if not isinstance(body, dict):
             kinds = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}
             raise bad_request(f"json: cannot unmarshal {kinds.get(type(body), 'null')} into Go value of type object")
         return body
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 Handler = Callable[[Call], Awaitable[Any]]

@@ -69,8 +69,8 @@ def _check_strings(value: object, field: str) -> None:
         return
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value.values()):
         raise bad_request(f"{field} must be a map of strings")
-    if any("\0" in text for pair in value.items() for text in pair):
-        raise bad_request(f"{field} must not contain NUL")
+    if any("\0" in text for pair in value.items() for text in pair) or any(not key or "=" in key for key in value):
+        raise bad_request(f"{field} must have names without '=' and no NUL")
 
 
 def _check_restart(config: Config) -> None:
@@ -105,6 +105,8 @@ def guest_of(config: Config) -> Guest:
 
 
 def _check_guest_types(guest: Config) -> None:
+    if not isinstance(guest.get("cpu_kind") or "", str):
+        raise bad_request("config.guest.cpu_kind must be a string")
     for field in ("cpus", "memory_mb"):
         value = guest.get(field)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):

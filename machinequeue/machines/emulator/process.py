@@ -58,8 +58,8 @@ class Emulator:
         self._secrets = dict(secrets or {})
         self._env_secrets = env_secrets
         self._env = dict(os.environ if env is None else env)
-        self._temporary = None if state_dir else tempfile.TemporaryDirectory(prefix="machines-emulator-")
-        self.state_dir = Path(self._temporary.name if self._temporary else str(state_dir)).absolute()
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._kept_dir = Path(state_dir).absolute() if state_dir else None
         self._rate_limits = rate_limits
         self._port = port
         self._ready_seconds = ready_seconds
@@ -84,6 +84,15 @@ class Emulator:
         return self._process.pid
 
     @property
+    def state_dir(self) -> Path:
+        """Where the journal and the output of machines are."""
+        if self._kept_dir is not None:
+            return self._kept_dir
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="machines-emulator-")
+        return Path(self._temporary.name)
+
+    @property
     def log_path(self) -> Path:
         """The journal: one JSON object a line."""
         return self.state_dir / "emulator.jsonl"
@@ -97,14 +106,21 @@ class Emulator:
             )
         line = self._first_line()
         if not line.startswith(READY):
+            self._end_process(timeout_seconds=1)
+            said = self._stderr_path.read_text(errors="replace").strip()
             self.stop()
-            said = self._stderr_path.read_text(errors="replace").strip() if self._stderr_path.exists() else ""
             raise EmulatorError(said or f"the emulator was not ready within {self._ready_seconds} s")
         self.url = line.removeprefix(READY).strip()
         return self
 
     def stop(self, timeout_seconds: float = 10) -> None:
         """End it and its machines. Safe to call twice."""
+        self._end_process(timeout_seconds)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def _end_process(self, timeout_seconds: float) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -114,8 +130,6 @@ class Emulator:
                 process.kill()
                 process.wait()
             self._close_pipes(process)
-        if self._temporary is not None and process is not None and self.url:
-            self._temporary.cleanup()
 
     def kill(self) -> None:
         """Kill it without a goodbye, as a crash would; its machines die too."""

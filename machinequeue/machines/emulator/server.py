@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import uvicorn
@@ -94,32 +93,17 @@ def build(office: Office) -> Starlette:
     routes = [Route(path, endpoint(office, handler, limit), methods=[verb]) for verb, path, handler, limit in ROUTES]
     routes += [Route(path, endpoint(office, app_calls.missing), methods=[verb]) for verb, path in MISSING]
     refused = {404: page_not_found, 405: page_not_found}
-    return Starlette(routes=routes, exception_handlers=refused, lifespan=_lifespan(office.world))
-
-
-def _lifespan(world: World) -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]:
-    @contextlib.asynccontextmanager
-    async def live(app: Starlette) -> AsyncIterator[None]:
-        del app
-        yield
-        for machine in world.living():
-            machine.destroy(force=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE_SECONDS):
-                for machine in world.living():
-                    await machine.wait(["destroyed"], GOODBYE_SECONDS)
-        world.ground.journal.close()
-
-    return live
+    return Starlette(routes=routes, exception_handlers=refused)
 
 
 class _Server(uvicorn.Server):
     """Says when it accepts, and ends when its host or, if so asked, its standard input ends."""
 
-    def __init__(self, config: uvicorn.Config, options: Options, host: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, options: Options, world: World) -> None:
         super().__init__(config)
         self._options = options
-        self._host = host
+        self._world = world
+        self._host = world.ground.host
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -132,6 +116,14 @@ class _Server(uvicorn.Server):
             _write_whole(self._options.port_file, f"{port}\n")
         sys.stdout.write(f"emulator ready on http://127.0.0.1:{port}\n")
         sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The machines first: whoever waits for one gets an answer instead of a broken connection.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._world.end()
+        await super().shutdown(sockets)
+        self._world.ground.journal.close()
 
     def _end(self, reason: str) -> None:
         if reason:
@@ -167,7 +159,7 @@ def serve(options: Options, host: socket.socket) -> int:
     # uvicorn raises the signal that ended it again, for whom it interrupted. Here that is nobody.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    _Server(config, options, host).run(sockets=[listener])
+    _Server(config, options, world).run(sockets=[listener])
     return 0
 
 

@@ -92,7 +92,7 @@ class App(Owner):
 
     def described(self) -> dict[str, Any]:
         """The App object of the API."""
-        living = sum(machine.state != "destroyed" for machine in self.machines.values())
+        living = len(self._by_name)
         return {
             "id": self.name,
             "name": self.name,
@@ -105,8 +105,12 @@ class App(Owner):
 
     def destroy_everything(self) -> None:
         """Force-destroy what lives."""
-        for machine in [*self._by_name.values()]:
+        for machine in self.living():
             machine.destroy(force=True)
+
+    def living(self) -> list[Machine]:
+        """Every machine that is not destroyed."""
+        return [*self._by_name.values()]
 
     def _free_name(self, name: object) -> str:
         if name is None or name == "":
@@ -152,7 +156,10 @@ class World:
         self._addresses += 1
         return names.address(self._addresses)
 
-    def living(self) -> list[Machine]:
-        """Every machine with processes or the prospect of some."""
-        machines = (machine for app in self.apps.values() for machine in app.machines.values())
-        return [machine for machine in machines if machine.state != "destroyed"]
+    async def end(self) -> None:
+        """Destroy every machine, and wait until the last is gone."""
+        living = [machine for app in self.apps.values() for machine in app.living()]
+        for machine in living:
+            machine.destroy(force=True)
+        for machine in living:
+            await machine.wait(["destroyed"], timeout_seconds=60)
