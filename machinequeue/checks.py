@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as Caution
 from django.db import connections
 
 from machinequeue import conf
@@ -36,15 +37,15 @@ def check_database(app_configs: Any = None, databases: Any = None, **kwargs: Any
     problems: list[CheckMessage] = []
     if options.get("transaction_mode") != "IMMEDIATE":
         problems.append(
-            Warning(
-                "SQLite begins transactions as DEFERRED, so two processes that write can fail with 'database is locked'.",
-                hint=f"DATABASES[{connection.alias!r}]['OPTIONS'] = {{'transaction_mode': 'IMMEDIATE', 'timeout': 30, ...}}",
+            Caution(
+                "SQLite begins transactions as DEFERRED: two writers can fail with 'database is locked'.",
+                hint="Add 'transaction_mode': 'IMMEDIATE', 'timeout': 30 to its OPTIONS.",
                 id="machinequeue.W001",
             )
         )
     if "wal" not in str(options.get("init_command", "")).lower():
         problems.append(
-            Warning(
+            Caution(
                 "SQLite is not told to use write-ahead logging, so readers block writers.",
                 hint="Add 'init_command': 'PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL' to its OPTIONS.",
                 id="machinequeue.W002",
@@ -68,9 +69,11 @@ def _process_settings() -> Iterator[CheckMessage]:
 
 
 def _queues() -> Iterator[CheckMessage]:
-    entries = {alias: params for alias, params in getattr(settings, "TASKS", {}).items() if params.get("BACKEND") in BACKENDS}
+    entries = {
+        alias: params for alias, params in getattr(settings, "TASKS", {}).items() if params.get("BACKEND") in BACKENDS
+    }
     if not entries:
-        yield Warning(
+        yield Caution(
             "machinequeue is installed, but no entry of TASKS uses it.",
             hint=f"TASKS = {{'default': {{'BACKEND': '{BACKEND}'}}}}",
             id="machinequeue.W003",
@@ -83,7 +86,9 @@ def _queues() -> Iterator[CheckMessage]:
 def _time_zone() -> Iterator[CheckMessage]:
     if not settings.USE_TZ:
         yield Error(
-            "machinequeue keeps times with their zone and needs USE_TZ = True.", hint="Set USE_TZ.", id="machinequeue.E003"
+            "machinequeue keeps times with their zone and needs USE_TZ = True.",
+            hint="Set USE_TZ.",
+            id="machinequeue.E003",
         )
 
 

@@ -1,5 +1,7 @@
 """Where `django.tasks` lives: in Django since 6.0, in the `django-tasks` backport before."""
 
+from typing import TYPE_CHECKING, Any
+
 import django
 
 if django.VERSION >= (6, 0):
@@ -17,11 +19,11 @@ if django.VERSION >= (6, 0):
         TaskResultStatus,
     )
     from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskResultMismatch
-else:  # pragma: no cover - the other half of the CI matrix
-    from django_tasks import signals as task_signals  # type: ignore[import-not-found,no-redef]
+else:
+    from django_tasks import signals as task_signals  # type: ignore[no-redef]
     from django_tasks import task_backends  # type: ignore[no-redef]
-    from django_tasks.backends.base import BaseTaskBackend  # type: ignore[import-not-found,no-redef]
-    from django_tasks.base import (  # type: ignore[import-not-found,no-redef]
+    from django_tasks.backends.base import BaseTaskBackend  # type: ignore[no-redef]
+    from django_tasks.base import (  # type: ignore[no-redef]
         DEFAULT_TASK_BACKEND_ALIAS,
         DEFAULT_TASK_PRIORITY,
         DEFAULT_TASK_QUEUE_NAME,
@@ -31,15 +33,25 @@ else:  # pragma: no cover - the other half of the CI matrix
         TaskResult,
         TaskResultStatus,
     )
-    from django_tasks.exceptions import (  # type: ignore[import-not-found,no-redef]
+    from django_tasks.exceptions import (  # type: ignore[no-redef]
         InvalidTaskError as InvalidTask,
     )
     from django_tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch  # type: ignore[no-redef]
+
+if TYPE_CHECKING:  # at run time Django's classes take no parameters
+    AnyTask = Task[..., Any]
+    AnyTaskResult = TaskResult[..., Any]
+    AnyTaskContext = TaskContext[..., Any]
+else:
+    AnyTask, AnyTaskResult, AnyTaskContext = Task, TaskResult, TaskContext
 
 __all__ = [
     "DEFAULT_TASK_BACKEND_ALIAS",
     "DEFAULT_TASK_PRIORITY",
     "DEFAULT_TASK_QUEUE_NAME",
+    "AnyTask",
+    "AnyTaskContext",
+    "AnyTaskResult",
     "BaseTaskBackend",
     "InvalidTask",
     "Task",

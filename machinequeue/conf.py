@@ -31,11 +31,17 @@ GRACE_SECONDS = 30
 
 
 def option(
-    default: Any, help: str, *, env: str = "", minimum: float | None = None, choices: Iterable[str] = (), secret: bool = False
+    default: Any,
+    sentence: str,
+    *,
+    env: str = "",
+    minimum: float | None = None,
+    choices: Iterable[str] = (),
+    secret: bool = False,
 ) -> Any:
     """A declared setting. `secret` keeps it out of repr."""
-    meta = {"help": help, "env": env, "minimum": minimum, "choices": tuple(choices)}
-    factory = {"default_factory": lambda: default.copy()} if isinstance(default, dict | list) else {"default": default}
+    meta = {"help": sentence, "env": env, "minimum": minimum, "choices": tuple(choices)}
+    factory = {"default_factory": default.copy} if isinstance(default, dict | list) else {"default": default}
     return field(metadata=MappingProxyType(meta), repr=not secret, **factory)
 
 
@@ -44,7 +50,9 @@ class Settings:
     """The MACHINEQUEUE dict: upper-case keys of these names. The environment fills what the dict leaves out."""
 
     app: str = option("", "Fly app whose machines run the tasks.", env="FLY_APP_NAME")
-    api_token: str = option("", "Token for the Machines API; a deploy token of the app.", env="FLY_API_TOKEN", secret=True)
+    api_token: str = option(
+        "", "Token for the Machines API; a deploy token of the app.", env="FLY_API_TOKEN", secret=True
+    )
     api_url: str = option("", "Base address of the Machines API.", env="FLY_API_HOSTNAME")
     image: str = option("", "Image that task machines run.", env="FLY_IMAGE_REF")
     redis_url: str = option("", "Redis for wake-ups; empty: a SQLite file.", env="REDIS_URL", secret=True)
@@ -74,7 +82,9 @@ class Policy:
     machine_life: float = option(3600.0, "Longest life of a machine, in seconds.", minimum=10)
     timeout: float = option(600.0, "Longest time of a run, in seconds.", minimum=0.1)
     max_attempts: int = option(1, "Attempts of a run whose task raises.", minimum=1)
-    isolation: str = option("process", "What a run shares with others: a machine, or nothing.", choices=("process", "machine"))
+    isolation: str = option(
+        "process", "What a run shares with others: a machine, or nothing.", choices=("process", "machine")
+    )
 
 
 TASK_OPTIONS = ("memory_mb", "cpus", "cpu_kind", "regions", "timeout", "max_attempts", "isolation")
@@ -122,7 +132,9 @@ def value_problem(table: type, name: str, value: Any) -> str | None:
     return None
 
 
-def _read(table: type, values: Mapping[str, Any], where: str, *, upper: bool = False) -> tuple[dict[str, Any], list[str]]:
+def _read(
+    table: type, values: Mapping[str, Any], where: str, *, upper: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     spelled = {(f.name.upper() if upper else f.name): f for f in dataclasses.fields(table)}
     good: dict[str, Any] = {}
     problems: list[str] = []
@@ -167,14 +179,13 @@ def read_policies(params: Mapping[str, Any], where: str) -> tuple[dict[str, Poli
     defaults, problems = _read(Policy, params.get("OPTIONS") or {}, f"{where}['OPTIONS']")
     queues = params.get("QUEUES", ["default"])
     if not isinstance(queues, Mapping):
-        queues = dict.fromkeys(queues, {})
+        queues = {name: {} for name in queues}
     policies: dict[str, Policy] = {}
     for name, values in queues.items():
         place = f"{where}['QUEUES'][{name!r}]"
         if not isinstance(values, Mapping):
             problems.append(f"{place} must be a dict, not {type(values).__name__}.")
-            values = {}
-        own, more = _read(Policy, values, place)
+        own, more = _read(Policy, values if isinstance(values, Mapping) else {}, place)
         policies[name] = policy = Policy(**{**defaults, **own})
         problems += more + [f"{place}: {sentence}" for sentence in policy_problems(policy)]
     return policies, problems
@@ -217,7 +228,9 @@ def _raise(problems: list[str]) -> None:
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process. Raises ConfigurationError."""
-    read, problems = read_settings(getattr(django_settings, "MACHINEQUEUE", {}), os.environ, debug=django_settings.DEBUG)
+    read, problems = read_settings(
+        getattr(django_settings, "MACHINEQUEUE", {}), os.environ, debug=django_settings.DEBUG
+    )
     _raise(problems)
     return read
 

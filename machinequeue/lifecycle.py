@@ -103,7 +103,7 @@ class Decision:
 
 def backoff(attempt: int, rng: Callable[[], float] = random.random) -> float:
     """Seconds before the next attempt after this many: doubling from 5 s to 10 min, half to full of it at random."""
-    longest = min(BACKOFF_FIRST * 2 ** (attempt - 1), BACKOFF_LONGEST)
+    longest = min(BACKOFF_FIRST * 2.0 ** (attempt - 1), BACKOFF_LONGEST)
     return longest * (0.5 + rng() / 2)
 
 
@@ -117,7 +117,7 @@ def after_failure(
     rng: Callable[[], float] = random.random,
 ) -> Decision:
     """What follows a failed attempt, given the attempts charged so far to the task and to the infrastructure."""
-    says = failure.sentence or failure.status.label
+    says = failure.sentence or failure.status.value
     if cancelled or failure.status == AttemptStatus.CANCELLED:
         return Decision(RunStatus.CANCELLED, 0.0, task_attempts, lost_attempts, "cancelled on request")
     if failure.status in (AttemptStatus.LOST, AttemptStatus.INTERRUPTED):

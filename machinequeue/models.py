@@ -148,7 +148,9 @@ class Machine(models.Model):
     spec = models.JSONField(_("spec"))
     spec_key = models.CharField(_("spec key"), max_length=16)
     region = models.CharField(_("region"), max_length=16, db_default="")
-    launched_for = models.ForeignKey(TaskRun, models.SET_NULL, null=True, related_name="+", verbose_name=_("launched for"))
+    launched_for = models.ForeignKey(
+        TaskRun, models.SET_NULL, null=True, related_name="+", verbose_name=_("launched for")
+    )
     status = models.CharField(_("status"), max_length=8, choices=MachineStatus, db_default=MachineStatus.RESERVED)
     state = models.CharField(_("Fly state"), max_length=16, db_default="")
     boot_id = models.CharField(_("boot id"), max_length=32, db_default="")

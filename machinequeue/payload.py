@@ -57,7 +57,9 @@ def _key(key: Any, place: str) -> str:
 
 def _text(text: str, place: str) -> str:
     if _UNSTORABLE.search(text):
-        raise NotStorable(f"{place} holds a NUL character or a lone surrogate, which PostgreSQL cannot store: remove it.")
+        raise NotStorable(
+            f"{place} holds a NUL character or a lone surrogate, which PostgreSQL cannot store: remove it."
+        )
     return text
 
 
@@ -71,7 +73,9 @@ def _bytes(data: bytes, place: str) -> str:
     try:
         return _text(data.decode(), place)
     except UnicodeDecodeError:
-        raise NotStorable(f"{place} is bytes that are not UTF-8 text: store them as a file and pass its name.") from None
+        raise NotStorable(
+            f"{place} is bytes that are not UTF-8 text: store them as a file and pass its name."
+        ) from None
 
 
 def scrub(text: str, longest: int = 100_000) -> str:

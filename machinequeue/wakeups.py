@@ -49,7 +49,8 @@ def wake(backend: str, queue: str) -> bool:
         return False
     try:
         _sender()(backend, queue)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the row is committed and a dispatcher looks every second
+    except Exception as error:
+        # Whatever it is: the row is committed, and a dispatcher looks every second.
         _breaker.trip()
         emit("wakeup.unreachable", queue=queue, error=f"{type(error).__name__}: {_without_address(error)}")
         return False
@@ -64,7 +65,7 @@ def _without_address(error: Exception) -> str:
 
 @lru_cache(maxsize=1)
 def _sender() -> Callable[[str, str], Any]:
-    _, message = _huey(timeout=SEND_TIMEOUT)
+    message: Callable[[str, str], Any] = _huey(timeout=SEND_TIMEOUT)[1]
     return message
 
 

@@ -18,6 +18,7 @@ from machinequeue import conf, wakeups
 from machinequeue.backend.result import MachineTaskContext, MachineTaskResult
 from machinequeue.backend.task import MachineTask
 from machinequeue.compat import (
+    AnyTask,
     BaseTaskBackend,
     InvalidTask,
     Task,
@@ -67,12 +68,12 @@ class MachineBackend(BaseTaskBackend):
         super().__init__(alias, dict(params))
         self._compiled: dict[Any, _Compiled] = {}
 
-    def check(self, **kwargs: Any) -> Iterable[CheckMessage]:
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
         return []  # `machinequeue.checks` covers the settings of all backends at once
 
     # Validation -----------------------------------------------------------------------------------------------------
 
-    def validate_task(self, task: Task) -> None:
+    def validate_task(self, task: AnyTask) -> None:
         """Raises InvalidTask, with the remedy, for a task that no machine of ours could execute."""
         try:
             policies = conf.policies(self.alias)
@@ -96,7 +97,9 @@ class MachineBackend(BaseTaskBackend):
 
     # Enqueue --------------------------------------------------------------------------------------------------------
 
-    def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> MachineTaskResult:
+    def enqueue(  # type: ignore[override]  # the stubs bind the result to the task's types, which are Any here
+        self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> MachineTaskResult:
         """Write one READY run. Raises InvalidTask, InvalidArguments."""
         new = self._new_run(task, self._compile(task), args, kwargs, _run_after(task))
         run_id, enqueued_at = runs.create(new)
@@ -193,7 +196,9 @@ class MachineBackend(BaseTaskBackend):
             raise TaskResultDoesNotExist(f"{result_id!r} is not the id of a run, which is a UUID.") from None
         run = runs.get(run_id)
         if run is None or run.backend != self.alias:
-            raise TaskResultDoesNotExist(f"There is no run {run_id} in backend {self.alias!r}; it may have been pruned.")
+            raise TaskResultDoesNotExist(
+                f"There is no run {run_id} in backend {self.alias!r}; it may have been pruned."
+            )
         return self._result(run, runs.attempts(run_id) if run.epoch else [])
 
     def _result(self, run: TaskRun, attempts: list[Attempt]) -> MachineTaskResult:
@@ -217,7 +222,7 @@ class MachineBackend(BaseTaskBackend):
         object.__setattr__(result, "_return_value", run.return_value)
         return result
 
-    def restore(self, path: str, queue: str, priority: int, run_after: datetime | None) -> Task:
+    def restore(self, path: str, queue: str, priority: int, run_after: datetime | None) -> AnyTask:
         """The task of a run as it was enqueued, not validated again: settings may have changed since."""
         changes = {"queue_name": queue, "priority": priority, "run_after": run_after, "backend": self.alias}
         try:
@@ -290,7 +295,7 @@ def _errors(run: TaskRun, attempts: list[Attempt]) -> list[TaskError]:
     return errors
 
 
-def _bare(kind: type[Task], values: dict[str, Any]) -> Task:
+def _bare(kind: type[AnyTask], values: dict[str, Any]) -> AnyTask:
     defaults = {
         "priority": 0,
         "backend": "default",

@@ -10,7 +10,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from machinequeue import conf
-from machinequeue.compat import TaskContext, TaskResult
+from machinequeue.compat import AnyTaskContext, AnyTaskResult
 from machinequeue.errors import WaitInsideTask
 from machinequeue.lifecycle import FINISHED
 from machinequeue.records import runs
@@ -20,7 +20,7 @@ LONGEST_POLL = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineTaskResult(TaskResult):  # type: ignore[type-arg,unused-ignore]
+class MachineTaskResult(AnyTaskResult):  # type: ignore[misc]  # the stubs miss that it is frozen
     """A run as its enqueuer sees it. `status` is one of Django's four; `run_status` also says CANCELLED or EXPIRED."""
 
     run_status: str = "READY"
@@ -57,7 +57,7 @@ class MachineTaskResult(TaskResult):  # type: ignore[type-arg,unused-ignore]
         self.refresh()
         return self
 
-    async def await_result(self, timeout: float | None = None) -> "MachineTaskResult":
+    async def await_result(self, timeout: float | None = None) -> "MachineTaskResult":  # noqa: ASYNC109 - as wait()
         """`wait`, from async code."""
         _refuse_in_task()
         status = sync_to_async(runs.status, thread_sensitive=True)
@@ -130,13 +130,13 @@ def attempt_as_dict(attempt: Any) -> dict[str, Any]:
 def _refuse_in_task() -> None:
     if conf.in_machine() and not conf.settings().allow_wait_in_task:
         raise WaitInsideTask(
-            "A task waits for another run. When every machine does so, none is left to do the work. Enqueue a task that "
-            "goes on from there instead, or set MACHINEQUEUE['ALLOW_WAIT_IN_TASK'] = True."
+            "A task waits for another run. When every machine does so, none is left to do the work. Enqueue a task "
+            "that goes on from there instead, or set MACHINEQUEUE['ALLOW_WAIT_IN_TASK'] = True."
         )
 
 
 def _pauses(timeout: float | None) -> Iterator[float | None]:
-    """Pauses between looks: a tenth of the time waited so far, so that a look is late by a tenth at most. None: time is up."""
+    """Pauses between looks: a tenth of the time waited so far, so late by a tenth at most. None: time is up."""
     begin = time.monotonic()
     while timeout is None or time.monotonic() - begin < timeout:
         waited = time.monotonic() - begin
@@ -146,7 +146,7 @@ def _pauses(timeout: float | None) -> Iterator[float | None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineTaskContext(TaskContext):
+class MachineTaskContext(AnyTaskContext):  # type: ignore[misc]  # the stubs miss that it is frozen
     """What a task with `takes_context=True` gets first."""
 
     send: Callable[[dict[str, Any]], None]

@@ -7,14 +7,20 @@ from typing import Any, cast, overload
 
 from machinequeue import conf
 from machinequeue.backend.result import MachineTaskResult
-from machinequeue.compat import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_PRIORITY, DEFAULT_TASK_QUEUE_NAME, InvalidTask, Task
+from machinequeue.compat import (
+    DEFAULT_TASK_BACKEND_ALIAS,
+    DEFAULT_TASK_PRIORITY,
+    DEFAULT_TASK_QUEUE_NAME,
+    AnyTask,
+    InvalidTask,
+)
 
 Backoff = Callable[[BaseException, MachineTaskResult], float | None]
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineTask(Task):  # type: ignore[type-arg,unused-ignore]
+class MachineTask(AnyTask):
     """A task and the machine it asks for. What is None comes from the queue's policy.
 
     `backoff(exception, result)` returns the seconds before the next attempt, or None for no further attempt; it runs in
@@ -52,15 +58,15 @@ class MachineTask(Task):  # type: ignore[type-arg,unused-ignore]
 
         Raises InvalidArguments when the arguments do not fit the signature or are not JSON.
         """
-        return cast(MachineTaskResult, self.get_backend().enqueue(self, args, kwargs))
+        return cast(MachineTaskResult, self.get_backend().enqueue(self, cast(Any, args), kwargs))
 
     async def aenqueue(self, *args: Any, **kwargs: Any) -> MachineTaskResult:
         """`enqueue`, from async code."""
-        return cast(MachineTaskResult, await self.get_backend().aenqueue(self, args, kwargs))
+        return cast(MachineTaskResult, await self.get_backend().aenqueue(self, cast(Any, args), kwargs))
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[MachineTaskResult]:
         """Enqueue many calls, each an (args, kwargs) pair: one insert, one wake-up, all or none."""
-        return cast(list[MachineTaskResult], self.get_backend().enqueue_many(self, calls))
+        return cast(list[MachineTaskResult], cast(Any, self.get_backend()).enqueue_many(self, calls))
 
     def get_result(self, result_id: str) -> MachineTaskResult:
         """The result of an earlier enqueue. Raises TaskResultDoesNotExist, TaskResultMismatch."""
@@ -115,8 +121,8 @@ def machine_task(function: Callable[..., Any] | None = None, /, **options: Any) 
     """Make a module-level function a task that runs on a machine launched for it.
 
     Options: priority, queue_name, backend, takes_context (Django's); timeout in seconds, max_attempts, memory_mb, cpus,
-    cpu_kind ("shared", "performance"), regions, isolation ("process", "machine"), backoff, retry_on. Raises InvalidTask or
-    TypeError, at import, for options that cannot work.
+    cpu_kind ("shared", "performance"), regions, isolation ("process", "machine"), backoff, retry_on. Raises InvalidTask
+    or TypeError, at import, for options that cannot work.
     """
     if "run_after" in options:
         raise TypeError("run_after cannot be given to @machine_task: use .using(run_after=...) when enqueueing.")

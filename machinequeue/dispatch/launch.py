@@ -66,7 +66,9 @@ class Launcher:
             created = self.client.create(request)
         except Ambiguous as error:
             # Whether it exists is unknown: the row stays reserved, and the same name is asked for again later.
-            queues.launch_failed(machine, f"Fly did not answer: {error.message}", pause_seconds=self._pause(machine, error))
+            queues.launch_failed(
+                machine, f"Fly did not answer: {error.message}", pause_seconds=self._pause(machine, error)
+            )
             emit("machine.unreachable", machine=machine.name, error=str(error))
             return False
         except MachinesError as error:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
@@ -91,7 +92,7 @@ class Dispatcher:
             try:
                 if self._asked:
                     lane = self._asked.pop()
-                    self._guarded(lambda: self.consider(*lane))
+                    self._guarded(partial(self.consider, *lane))
             finally:
                 self._deciding.release()
 

@@ -6,6 +6,7 @@ Every write names the epoch that the claim drew; where it is no longer the run's
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from django.db import transaction
@@ -80,7 +81,8 @@ WHERE id = ({pick}) RETURNING {fields}"""
 
 _CLAIM_POSTGRESQL = """
 WITH claimed AS ({take}),
-attempt AS (INSERT INTO machinequeue_attempt (run_id, epoch, machine_id, boot_id) SELECT id, epoch, %s, %s FROM claimed),
+attempt AS (INSERT INTO machinequeue_attempt (run_id, epoch, machine_id, boot_id)
+            SELECT id, epoch, %s, %s FROM claimed),
 machine AS (UPDATE machinequeue_machine SET status = 'busy'
             WHERE id = %s AND status IN ('booted', 'idle') AND EXISTS (SELECT 1 FROM claimed))
 SELECT * FROM claimed"""
@@ -189,7 +191,7 @@ def add_output(held: Claim, text: str, dropped: int) -> None:
 _SUCCEED_RUN = """
 UPDATE machinequeue_taskrun
 SET status = 'SUCCESSFUL', finished_at = {now}, lease_expires_at = NULL, return_value = %s, reason = '',
-    progress = COALESCE(%s, progress)
+    progress = COALESCE({progress}, progress)
 WHERE id = %s AND epoch = %s AND status = 'RUNNING'"""
 
 _SUCCEED_ATTEMPT = """
@@ -204,23 +206,25 @@ def succeed(held: Claim, return_value: Any, report: Report) -> bool:
     run_key = sql.key(connection, held.run_id)
     progress = None if report.progress is None else sql.dumps(report.progress)
     run = [sql.dumps(return_value), progress, run_key, held.epoch]
-    stages = sql.dumps(report.stages)
-    attempt = [report.pid, report.peak_memory_mb, report.seconds, stages, run_key, held.epoch]
-    now = sql.now(connection)
+    attempt = [report.pid, report.peak_memory_mb, report.seconds, sql.dumps(report.stages), run_key, held.epoch]
+    update_run, update_attempt, both = _succeed_statements(sql.now(connection), sql.is_postgresql(connection))
     if sql.is_postgresql(connection) and not report.output:
-        statement = (
-            f"WITH done AS ({_SUCCEED_RUN.format(now=now).replace('COALESCE(%s,', 'COALESCE(%s::jsonb,')} RETURNING 1) "
-            f"{_SUCCEED_ATTEMPT.format(now=now)} AND EXISTS (SELECT 1 FROM done)"
-        )
-        return sql.execute(connection, statement, [*run, *attempt]) == 1
+        return sql.execute(connection, both, [*run, *attempt]) == 1
     with transaction.atomic(using=connection.alias):
-        cast = "COALESCE(%s::jsonb," if sql.is_postgresql(connection) else "COALESCE(%s,"
-        if not sql.execute(connection, _SUCCEED_RUN.format(now=now).replace("COALESCE(%s,", cast), run):
+        if not sql.execute(connection, update_run, run):
             return False
-        sql.execute(connection, _SUCCEED_ATTEMPT.format(now=now), attempt)
+        sql.execute(connection, update_attempt, attempt)
         if report.output:
             add_output(held, report.output, report.dropped)
     return True
+
+
+@lru_cache(maxsize=2)
+def _succeed_statements(now: str, postgresql: bool) -> tuple[str, str, str]:
+    run = _SUCCEED_RUN.format(now=now, progress="%s::jsonb" if postgresql else "%s")
+    attempt = _SUCCEED_ATTEMPT.format(now=now)
+    both = f"WITH done AS ({run} RETURNING 1) {attempt} AND EXISTS (SELECT 1 FROM done)"  # noqa: S608 - ours
+    return run, attempt, both
 
 
 def fail(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> lifecycle.Decision | None:
@@ -256,7 +260,7 @@ def fail(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> lif
 def _end_attempt(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> None:
     attempt = Attempt.objects.using(sql.alias()).get(run_id=run_id, epoch=epoch)
     attempt.status = failure.status
-    attempt.finished_at = Now()  # type: ignore[assignment]
+    attempt.finished_at = Now()
     attempt.pid = report.pid or attempt.pid
     attempt.exit_code = report.exit_code if report.exit_code is not None else failure.exit_code
     attempt.signal = report.signal if report.signal is not None else failure.signal

@@ -42,7 +42,9 @@ def announce(image: str, version: int) -> None:
     """A dispatcher of this release started: its image is current unless a newer release spoke before."""
     rows = Release.objects.using(sql.alias())
     rows.bulk_create([Release(id=1, image=image, version=version)], ignore_conflicts=True)
-    rows.filter(id=1, version__lte=version).exclude(image=image).update(image=image, version=version, current_since=Now())
+    rows.filter(id=1, version__lte=version).exclude(image=image).update(
+        image=image, version=version, current_since=Now()
+    )
 
 
 def current_image() -> str:

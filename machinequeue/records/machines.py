@@ -65,7 +65,11 @@ class CheckIn:
 
 def check_in(name: str, *, boot_id: str, fly_id: str, region: str, stages: dict[str, float]) -> CheckIn | None:
     """A runner says that it is up: → BOOTED with its boot id. None when the machine was given up, or is unknown."""
-    live = _rows().filter(name=name, deadline_at__gt=Now()).exclude(status__in=(MachineStatus.GONE, MachineStatus.RETIRING))
+    live = (
+        _rows()
+        .filter(name=name, deadline_at__gt=Now())
+        .exclude(status__in=(MachineStatus.GONE, MachineStatus.RETIRING))
+    )
     found = live.update(
         status=MachineStatus.BOOTED,
         boot_id=boot_id,
@@ -91,7 +95,9 @@ def check_in(name: str, *, boot_id: str, fly_id: str, region: str, stages: dict[
 
 def idle(machine_id: int, boot_id: str, runs: int) -> bool:
     """Nothing is ready; the machine waits. False when it is to retire."""
-    rows = _rows().filter(pk=machine_id, boot_id=boot_id, status__in=(MachineStatus.BUSY, MachineStatus.BOOTED, MachineStatus.IDLE))
+    rows = _rows().filter(
+        pk=machine_id, boot_id=boot_id, status__in=(MachineStatus.BUSY, MachineStatus.BOOTED, MachineStatus.IDLE)
+    )
     return bool(rows.update(status=MachineStatus.IDLE, seen_at=Now(), runs=runs))
 
 

@@ -123,7 +123,7 @@ def _boot_seconds(group: runs.Group) -> float | None:
         .order_by("-id")
         .values_list("requested_at", "booted_at")[:RECENT]
     )
-    seconds = [(up - asked).total_seconds() for asked, up in booted]
+    seconds = [(up - asked).total_seconds() for asked, up in booted if up and asked]
     return sum(seconds) / len(seconds) if seconds else None
 
 

@@ -42,7 +42,19 @@ class NewRun:
     max_attempts: int
 
 
-_COLUMNS = ("id", "task", "args", "kwargs", "backend", "queue", "priority", "spec", "spec_key", "timeout", "max_attempts")
+_COLUMNS = (
+    "id",
+    "task",
+    "args",
+    "kwargs",
+    "backend",
+    "queue",
+    "priority",
+    "spec",
+    "spec_key",
+    "timeout",
+    "max_attempts",
+)
 
 
 @lru_cache(maxsize=8)
@@ -52,7 +64,7 @@ def _insert(*, deferred: bool) -> str:
     return f"INSERT INTO machinequeue_taskrun ({', '.join(columns)}) VALUES ({values})"  # noqa: S608 - names of ours
 
 
-# Tells runners that wait for work. Only when one waits: a commit that carries a NOTIFY takes a lock of the whole cluster.
+# Tells runners that wait for work. Only when one waits: a commit that carries a NOTIFY takes a cluster-wide lock.
 _CREATE_POSTGRESQL = """
 WITH enqueued AS ({insert} RETURNING enqueued_at)
 SELECT enqueued_at, (SELECT pg_notify('machinequeue', %s)::text WHERE EXISTS (
@@ -124,7 +136,7 @@ def database_now() -> datetime:
     connection = sql.connection()
     row = sql.fetch(connection, f"SELECT {sql.now(connection)}", ())
     moment = sql.read_time(row[0]) if row else None
-    assert moment is not None  # noqa: S101 - a SELECT without FROM has a row
+    assert moment is not None
     return moment
 
 
@@ -142,7 +154,8 @@ def output(run_id: uuid.UUID) -> str:
     """What the attempts of a run printed, oldest first."""
     chunks = OutputChunk.objects.using(sql.alias()).filter(attempt__run_id=run_id).order_by("attempt__epoch", "id")
     return "".join(
-        (f"[{dropped} bytes dropped]\n" if dropped else "") + text for text, dropped in chunks.values_list("text", "dropped")
+        (f"[{dropped} bytes dropped]\n" if dropped else "") + text
+        for text, dropped in chunks.values_list("text", "dropped")
     )
 
 
@@ -210,9 +223,7 @@ def due_groups(backend: str | None = None, queue: str | None = None) -> list[Gro
         same = rows.filter(backend=row["backend"], queue=row["queue"], spec_key=row["spec_key"])
         first = same.order_by("-priority", "id").values("id", "spec").first()
         if first is not None:  # claimed meanwhile
-            groups.append(
-                Group(row["backend"], row["queue"], row["spec_key"], row["due"], first["spec"], first["id"])
-            )
+            groups.append(Group(row["backend"], row["queue"], row["spec_key"], row["due"], first["spec"], first["id"]))
     return groups
 
 
@@ -244,7 +255,9 @@ def why(run: TaskRun) -> str:
         last = dispatchers.order_by("-seen_at").first()
         seen = f"the last was seen at {last.seen_at:%H:%M:%S}" if last else "none was ever seen"
         return f"waiting: no dispatcher is running ({seen}); start one with manage.py mq_dispatcher"
-    return "waiting: " + ((queue.reasons.get(run.spec_key) if queue else None) or "a dispatcher will see it within a second")
+    return "waiting: " + (
+        (queue.reasons.get(run.spec_key) if queue else None) or "a dispatcher will see it within a second"
+    )
 
 
 def unfinished_attempts(machine_id: int) -> list[tuple[uuid.UUID, int]]:

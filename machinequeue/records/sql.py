@@ -50,7 +50,11 @@ def key(connection: BaseDatabaseWrapper, value: uuid.UUID) -> Any:
 
 def moment(connection: BaseDatabaseWrapper, value: datetime | None) -> Any:
     """A time as a parameter."""
-    return value if value is None or is_postgresql(connection) else value.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
+    return (
+        value
+        if value is None or is_postgresql(connection)
+        else value.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
+    )
 
 
 def dumps(value: Any) -> str:

@@ -24,7 +24,7 @@ def persist[T](step: Callable[[], T]) -> T:
                 raise
             emit("database.unreachable", error=_short(error))
             connections.close_all()
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 5.0)
 
 

@@ -87,7 +87,13 @@ class Supervisor:
         """Until the task process has answered or ended."""
         child = execution.child
         with selectors.DefaultSelector() as selector:
-            for descriptor in (child.channel, child.output, self.template.channel, self.wake_descriptor, self.scribe.descriptor):
+            for descriptor in (
+                child.channel,
+                child.output,
+                self.template.channel,
+                self.wake_descriptor,
+                self.scribe.descriptor,
+            ):
                 selector.register(descriptor, selectors.EVENT_READ)
             while execution.message is None and child.status is None:
                 ready = {key.fileobj for key, _ in selector.select(self._seconds_left(execution))}
@@ -191,7 +197,14 @@ class Supervisor:
         decision = persist(lambda: claims.fail(claim.run_id, claim.epoch, failure, report))
         if decision is None:
             return None
-        emit("run.failed", run=claim.run_id, task=claim.task, queue=claim.queue, machine=self.worker_id, reason=decision.reason)
+        emit(
+            "run.failed",
+            run=claim.run_id,
+            task=claim.task,
+            queue=claim.queue,
+            machine=self.worker_id,
+            reason=decision.reason,
+        )
         return decision.status.value
 
 

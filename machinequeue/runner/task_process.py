@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -52,7 +53,8 @@ def main(end: int, output: int) -> None:
         code = 0
     except Closed:
         code = 0  # the supervisor needs this process no more
-    except BaseException:  # noqa: BLE001 - nothing may run above the fork
+    except BaseException:
+        # Nothing may run above the fork.
         traceback.print_exc()
     finally:
         with suppress(Exception):
@@ -70,11 +72,11 @@ def _settle_in(output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    with open(os.devnull) as nothing:
+    with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+    with suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as score:
         score.write("1000")  # the first to be killed when memory is short
 
 
@@ -104,7 +106,8 @@ def _execute(channel: Channel, message: dict[str, Any]) -> None:
     stages = {"start": begin - message["claimed"]}
     try:
         task, context = _resolve(claim, worker_id, channel)
-    except BaseException as error:  # noqa: BLE001 - an import may raise anything, SystemExit too
+    except BaseException as error:
+        # An import may raise anything, SystemExit too.
         channel.send({"outcome": _not_importable(claim, error), "stages": stages})
         channel.receive()
         return
@@ -130,7 +133,7 @@ def _resolve(claim: Claim, worker_id: str, channel: Channel) -> tuple[Any, Any]:
     task = import_string(claim.task)
     if not isinstance(task, Task):
         raise TaskNotImportable(f"{claim.task} is a {type(task).__name__}, not a task.")
-    backend = task_backends[claim.backend]
+    backend: Any = task_backends[claim.backend]
     return task, backend.context_of(claim, worker_id, channel.send)
 
 
@@ -139,7 +142,9 @@ def _not_importable(claim: Claim, error: BaseException) -> dict[str, Any]:
         "status": AttemptStatus.FAILED,
         "error": "machinequeue.errors.TaskNotImportable",
         "traceback": scrub("".join(traceback.format_exception(error))),
-        "sentence": scrub(f"task {claim.task} cannot be imported on the machine: {type(error).__name__}: {error}", 2000),
+        "sentence": scrub(
+            f"task {claim.task} cannot be imported on the machine: {type(error).__name__}: {error}", 2000
+        ),
         "remedy": "Deploy an image that has the task, or the packages that it imports, and retry the run.",
         "retry": True,
         "delay": None,
@@ -155,7 +160,8 @@ def _call(task: Any, context: Any, claim: Claim) -> dict[str, Any]:
         else:
             value = _interrupted_by_signals(task.func, args, claim.kwargs)
         return {"value": normalize(value, "the return value")}
-    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt fail a run, they do not end a machine
+    except BaseException as error:
+        # SystemExit and KeyboardInterrupt fail a run; they do not end a machine.
         _ignore_signals()
         return _failure(task, context, error)
     finally:
@@ -169,7 +175,7 @@ def _ignore_signals() -> None:
 
 def _interrupted_by_signals(func: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
     def interrupt(number: int, frame: Any) -> None:
-        raise _INTERRUPTIONS[number]()
+        raise _INTERRUPTIONS[number]()  # noqa: RSE102 - a call that makes one
 
     for number in _INTERRUPTIONS:
         signal.signal(number, interrupt)
@@ -191,18 +197,22 @@ async def _interruptible(func: Callable[..., Any], args: list[Any], kwargs: dict
         return await func(*args, **kwargs)
     except asyncio.CancelledError:
         if reasons:
-            raise _INTERRUPTIONS[reasons[0]]() from None
+            raise _INTERRUPTIONS[reasons[0]]() from None  # noqa: RSE102 - the same
         raise
 
 
-_STATUSES = {TaskTimeout: AttemptStatus.TIMED_OUT, TaskCancelled: AttemptStatus.CANCELLED, TaskInterruption: AttemptStatus.INTERRUPTED}
+_STATUSES: dict[type[BaseException], AttemptStatus] = {
+    TaskTimeout: AttemptStatus.TIMED_OUT,
+    TaskCancelled: AttemptStatus.CANCELLED,
+    TaskInterruption: AttemptStatus.INTERRUPTED,
+}
 
 
 def _failure(task: Any, context: Any, error: BaseException) -> dict[str, Any]:
     kind = type(error)
     path = "builtins.TypeError" if kind is NotStorable else f"{kind.__module__}.{kind.__qualname__}"
     message: dict[str, Any] = {
-        "status": _STATUSES.get(kind, AttemptStatus.FAILED),  # type: ignore[call-overload]
+        "status": _STATUSES.get(kind, AttemptStatus.FAILED),
         "error": path[:255],
         "traceback": scrub("".join(traceback.format_exception(error))),
         "sentence": scrub(f"{kind.__name__}: {error}" if str(error) else kind.__name__, 2000),
@@ -220,6 +230,7 @@ def _asked_delay(backoff: Callable[..., Any], error: BaseException, context: Any
     try:
         delay = backoff(error, context.task_result)
         return {"retry": False} if delay is None else {"delay": float(delay)}
-    except Exception:  # noqa: BLE001 - the task's own error is what counts; the default backoff serves
+    except Exception:
+        # The task's own error is what counts; the default backoff serves.
         traceback.print_exc()
         return {}

@@ -136,10 +136,10 @@ def _serve(channel: Channel) -> None:
     children: set[int] = set()
     try:
         while True:
-            readable, _, _ = select.select([channel, waker], [], [])
-            if waker in readable:
+            readable, _, _ = select.select([channel.fileno(), waker.fileno()], [], [])
+            if waker.fileno() in readable:
                 _reap(channel, waker, children)
-            if channel in readable:
+            if channel.fileno() in readable:
                 for message in channel.available():
                     children.add(_fork(channel, message, (waker, wakes)))
     except (Closed, KeyboardInterrupt):

@@ -22,7 +22,7 @@ class Command(BaseCommand):
             dispatcher = Dispatcher(Launcher(client), reconcile)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: dispatcher.stop())
-            self.stdout.write(f"Dispatcher {dispatcher.name}: app {settings.app} at {settings.api_url}. Ctrl-C ends it.")
+            self.stdout.write(f"Dispatcher {dispatcher.name} serves app {settings.app} at {settings.api_url}.")
             self.stdout.flush()
             dispatcher.serve()
         self.stdout.write("Dispatcher ended; machines finish their runs by themselves.")
@@ -38,7 +38,7 @@ def _settings() -> conf.Settings:
         variables = {"app": "FLY_APP_NAME", "api_token": "FLY_API_TOKEN", "image": "FLY_IMAGE_REF"}
         names = ", ".join(f"{variables[name]} (or MACHINEQUEUE[{name.upper()!r}])" for name in missing)
         raise CommandError(
-            f"Not set: {names}. On Fly, FLY_APP_NAME and FLY_IMAGE_REF are there by themselves and the token is a secret "
+            f"Not set: {names}. On Fly, FLY_APP_NAME and FLY_IMAGE_REF are there by themselves; the token is a secret "
             "made with `fly tokens create deploy`. For development set DEBUG and run manage.py mq_dev."
         )
     return settings

@@ -10,7 +10,7 @@ from machinequeue.runner import life
 
 class Command(BaseCommand):
     help = "Run inside a task machine: execute what is ready for it, then exit. The dispatcher starts this."
-    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's declaration; a machine starts as fast as it can
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", help="The machine's name, as its row has it.")
