@@ -12,8 +12,7 @@ from machinequeue.lifecycle import AttemptStatus, Failure
 from machinequeue.machines import schema
 from machinequeue.machines.client import MachinesClient
 from machinequeue.machines.errors import MachinesError, NotFound
-from machinequeue.models import Machine
-from machinequeue.records import claims, machines, runs
+from machinequeue.records import Machine, claims, machines, runs
 from machinequeue.telemetry import emit
 
 logger = logging.getLogger("machinequeue.reconciler")
@@ -47,12 +46,13 @@ def _compare(client: MachinesClient, row: Machine, listed: schema.Machine | None
         machines.seen(row, listed.state)
         if listed.state not in ENDED:
             return
-    elif not row.fly_id or not machines.settled(row):
+    elif not row.fly_id:
         return
     try:
         found = client.get(row.fly_id or (listed.id if listed else ""))
     except NotFound:
-        _note_gone(row, "unknown", None)
+        if machines.settled(row):  # just after the create it may only mean "not yet"
+            _note_gone(row, "unknown", None)
         return
     if found.state == "destroyed":
         _note_gone(row, found.state, found.exit_event)

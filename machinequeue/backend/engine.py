@@ -29,9 +29,8 @@ from machinequeue.compat import (
 )
 from machinequeue.errors import ConfigurationError, InvalidArguments, TaskNotImportable
 from machinequeue.lifecycle import AttemptStatus, RunStatus
-from machinequeue.models import Attempt, TaskRun
 from machinequeue.payload import NotStorable, normalize
-from machinequeue.records import runs, sql
+from machinequeue.records import Attempt, TaskRun, runs, sql
 from machinequeue.records.claims import Claim
 
 _EDGE = {RunStatus.READY: "READY", RunStatus.RUNNING: "RUNNING", RunStatus.SUCCESSFUL: "SUCCESSFUL"}

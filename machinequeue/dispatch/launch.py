@@ -14,8 +14,7 @@ from machinequeue import conf
 from machinequeue.machines.client import MachinesClient
 from machinequeue.machines.errors import Ambiguous, MachinesError, RateLimited, Unauthorized
 from machinequeue.machines.schema import CreateRequest
-from machinequeue.models import Machine
-from machinequeue.records import machines, queues, sql
+from machinequeue.records import Machine, machines, queues, sql
 from machinequeue.telemetry import emit
 
 logger = logging.getLogger("machinequeue.dispatch")

@@ -13,7 +13,7 @@ from machinequeue.models import Machine, TaskProfile
 from machinequeue.records import sql
 
 SETTLED = timedelta(seconds=5)
-"""How long after its creation a machine may still be missing from a list."""
+"""How long after its creation a machine may still be unknown to the API."""
 
 
 def _rows() -> QuerySet[Machine]:
@@ -152,7 +152,7 @@ def known_names(names: list[str]) -> set[str]:
 
 
 def settled(machine: Machine) -> bool:
-    """Whether a list ought to show the machine by now."""
+    """Whether the API ought to know the machine by now."""
     return _rows().filter(pk=machine.pk, created_at__lt=Now() - SETTLED).exists()
 
 
