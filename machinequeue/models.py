@@ -51,6 +51,7 @@ class TaskRun(models.Model):
     class Meta:
         verbose_name = _("run")
         verbose_name_plural = _("runs")
+        permissions = (("retry_taskrun", "Can retry run"), ("cancel_taskrun", "Can cancel run"))
         constraints = (
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="mq_run_status"),
             models.CheckConstraint(
@@ -202,6 +203,7 @@ class Queue(models.Model):
     class Meta:
         verbose_name = _("queue")
         verbose_name_plural = _("queues")
+        permissions = (("pause_queue", "Can pause and resume queue"),)
         constraints = (models.UniqueConstraint(fields=["backend", "name"], name="mq_queue_name"),)
 
     def __str__(self) -> str:
