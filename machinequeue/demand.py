@@ -34,7 +34,7 @@ def wanted(due: int, run_seconds: float | None, boot_seconds: float | None) -> i
         return 0
     if run_seconds is None or not boot_seconds:
         return due
-    return max(1, min(due, math.ceil(due * run_seconds / boot_seconds)))
+    return max(1, math.ceil(min(due, due * run_seconds / boot_seconds)))
 
 
 def plan(

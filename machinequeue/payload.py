@@ -27,7 +27,10 @@ def normalize(value: Any, place: str = "value") -> Any:
         return _text(value, place)
     if kind is float:
         return _number(value, place)
-    return _structure(value, place)
+    try:
+        return _structure(value, place)
+    except RecursionError:
+        raise NotStorable(f"{place:.80} is nested too deeply, or contains itself: store it elsewhere.") from None
 
 
 def _structure(value: Any, place: str) -> Any:
@@ -36,7 +39,7 @@ def _structure(value: Any, place: str) -> Any:
     if isinstance(value, list | tuple):
         return [normalize(item, f"{place}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, str):
-        return _text(str(value), place)
+        return _text(str.__str__(value), place)  # str() of an enum's member would be its name
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
