@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import re
 import secrets
 import sys
 import time
@@ -11,6 +12,11 @@ from datetime import UTC, datetime
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FIRST_ADDRESS = ipaddress.IPv4Address("127.1.0.1")
+
+
+def is_app_name(text: object) -> bool:
+    """Lower-case letters, digits and dashes, at most 63."""
+    return isinstance(text, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", text) is not None
 
 
 def ulid() -> str:

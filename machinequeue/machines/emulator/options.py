@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machinequeue.machines.emulator import names
 from machinequeue.machines.emulator.images import Image
 from machinequeue.machines.emulator.regions import REGIONS
 
@@ -65,6 +66,27 @@ def _image(text: str) -> Image:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _app(text: str) -> str:
+    if not names.is_app_name(text):
+        raise argparse.ArgumentTypeError(f"an app's name may have lower-case letters, digits and dashes, not {text!r}")
+    return text
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _state_dir(text: str) -> Path:
+    path = Path(text).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be made: {error.strerror}") from None
+    return path
+
+
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> Options:
     """Options from the command line. Exits with a usage message on nonsense."""
     surroundings = os.environ if environment is None else environment
@@ -92,14 +114,16 @@ def _parser() -> argparse.ArgumentParser:
         description="The Machines API on loopback; every machine is a real process tree.",
     )
     add = parser.add_argument
-    add("--port", type=int, default=DEFAULT_PORT, help=f"port on 127.0.0.1, 0 for a free one (default {DEFAULT_PORT})")
-    add("--app", action="append", help="an app that exists from the start; may be repeated (default: app)")
+    add(
+        "--port", type=_port, default=DEFAULT_PORT, help=f"port on 127.0.0.1, 0 for a free one (default {DEFAULT_PORT})"
+    )
+    add("--app", action="append", type=_app, help="an app that exists from the start; may be repeated (default: app)")
     add("--token", help=f"the token that is accepted (default: ${TOKEN_VARIABLE}, else: emulator)")
     add("--image", action="append", type=_image, metavar="REF=DIR[:PYTHON]", help="an image the registry knows")
     add("--secret", action="append", type=_pair, metavar="NAME=VALUE", help="a secret of every app given by --app")
     add("--env-secrets", action="store_true", help="make the environment's own variables secrets of the apps")
     add("--region", choices=sorted(REGIONS), default="iad", help="the region of machines that ask for none")
-    add("--state-dir", type=Path, help="where the journal and logs are kept (default: a temporary directory)")
+    add("--state-dir", type=_state_dir, help="where the journal and logs are kept (default: a temporary directory)")
     add("--no-rate-limits", dest="rate_limits", action="store_false", help="never answer 429")
     add("--port-file", type=Path, help="write the port here once it accepts")
     add("--watch-stdin", action="store_true", help="end when standard input ends, that is, with the parent process")

@@ -139,7 +139,7 @@ class World:
 
     def create_app(self, name: object) -> App:
         """A new app; names are global."""
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+        if not isinstance(name, str) or not names.is_app_name(name):
             raise Refusal(422, f"Validation failed: Name {name!r} may have lower-case letters, digits and dashes")
         if name in self.apps:
             raise Refusal(422, "Validation failed: Name has already been taken", "name_taken")
