@@ -291,8 +291,7 @@ class Lease:
     @classmethod
     def parse(cls, data: object) -> Self:
         """From the flat form of the specification or the form wrapped in `data` of the documentation."""
-        found = _mapping(data)
-        found = _mapping(found.get("data")) or found
+        found = _mapping(_mapping(data).get("data")) or _mapping(data)
         return cls(
             nonce=_text(found.get("nonce")),
             expires_at=_whole(found.get("expires_at")) or 0,
