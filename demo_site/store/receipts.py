@@ -67,15 +67,8 @@ def _head(purchase: Purchase) -> list[Flowable]:
 
 
 def _lines(items: list[PurchaseItem]) -> Table:
-    rows = [
-        [
-            words("Print", SMALL),
-            words("Article", SMALL),
-            words("Each", SMALL_RIGHT),
-            words("", SMALL),
-            words("Sum", SMALL_RIGHT),
-        ]
-    ]
+    heads = (("Print", SMALL), ("Article", SMALL), ("Each", SMALL_RIGHT), ("", SMALL), ("Sum", SMALL_RIGHT))
+    rows = [[words(head, style) for head, style in heads]]
     rows += [
         [
             words(item.product.name, STRONG),
