@@ -83,6 +83,11 @@ TEMPLATES = [
     }
 ]
 
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"allow_overwrite": True}},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+MACHINEQUEUE = {"STATE_DIR": str(SCRATCH / "state")}
 TASKS = {
     "default": {
         "BACKEND": "machinequeue.MachineBackend",

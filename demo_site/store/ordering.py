@@ -17,7 +17,7 @@ def place(purchase: Purchase, lines: list[Line]) -> Purchase:
     others took the next number five times in a row.
     """
     for left in reversed(range(TRIES)):
-        purchase.number = (Purchase.objects.aggregate(last=Max("number"))["last"] or 0) + 1
+        purchase.number = next_number()
         try:
             with transaction.atomic():
                 purchase.save(force_insert=True)
@@ -34,6 +34,12 @@ def place(purchase: Purchase, lines: list[Line]) -> Purchase:
             if not left:
                 raise
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def next_number() -> int:
+    """One more than the last; another purchase may take it first."""
+    last: int | None = Purchase.objects.aggregate(last=Max("number"))["last"]
+    return (last or 0) + 1
 
 
 @transaction.atomic
