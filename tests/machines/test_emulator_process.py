@@ -78,10 +78,10 @@ def test_it_ends_with_its_host() -> None:
         assert not psutil.wait_procs(everybody, timeout=15)[1]
 
 
-def test_it_ends_with_its_parent() -> None:
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     script = (
         "from machinequeue.machines.emulator import Emulator\n"
-        "emulator = Emulator().start()\n"
+        f"emulator = Emulator(state_dir={str(tmp_path)!r}).start()\n"
         "print(emulator.pid, flush=True)\n"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     )
