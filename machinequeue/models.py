@@ -34,7 +34,6 @@ class TaskRun(models.Model):
     status = models.CharField(_("status"), max_length=10, choices=RunStatus, db_default=RunStatus.READY)
     epoch = models.PositiveIntegerField(_("epoch"), db_default=0)
     lease_expires_at = models.DateTimeField(_("claim lease until"), null=True)
-    machine = models.ForeignKey("Machine", models.SET_NULL, null=True, related_name="+", verbose_name=_("machine"))
     enqueued_at = models.DateTimeField(_("enqueued"), db_default=Now())
     started_at = models.DateTimeField(_("started"), null=True)
     last_attempted_at = models.DateTimeField(_("last attempted"), null=True)
@@ -64,7 +63,7 @@ class TaskRun(models.Model):
             ),
             models.UniqueConstraint(
                 fields=["task", "unique_key"],
-                condition=Q(status__in=(RunStatus.READY, RunStatus.RUNNING)),
+                condition=Q(status__in=(RunStatus.READY, RunStatus.RUNNING), unique_key__isnull=False),
                 name="mq_run_unique_key",
             ),
         )
@@ -79,7 +78,6 @@ class TaskRun(models.Model):
                 name="mq_run_ready",
             ),
             models.Index(fields=["lease_expires_at"], condition=Q(status=RunStatus.RUNNING), name="mq_run_running"),
-            models.Index(F("enqueued_at").desc(), name="mq_run_enqueued"),
         )
 
     def __str__(self) -> str:

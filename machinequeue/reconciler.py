@@ -42,7 +42,7 @@ def _compare(client: MachinesClient, row: Machine, listed: schema.Machine | None
     if listed is not None:
         if not row.fly_id:
             # The create's answer was lost, or its writer died: the machine is ours by name and metadata.
-            machines.created(row, fly_id=listed.id, region=listed.region, state=listed.state, request_ids=[])
+            machines.found(row, fly_id=listed.id, region=listed.region, state=listed.state)
         machines.seen(row, listed.state)
         if listed.state not in ENDED:
             return

@@ -64,15 +64,39 @@ def _without_address(error: Exception) -> str:
 
 
 @lru_cache(maxsize=1)
-def _sender() -> Callable[[str, str], Any]:
-    message: Callable[[str, str], Any] = _huey(timeout=SEND_TIMEOUT)[1]
-    return message
+def _sender() -> Callable[[str, str], None]:
+    huey, message = _huey(timeout=SEND_TIMEOUT)
+
+    @lru_cache(maxsize=256)
+    def packed(backend: str, queue: str) -> bytes:
+        data: bytes = huey.serialize_task(message.s(backend, queue))
+        return data
+
+    return lambda backend, queue: huey.storage.enqueue(packed(backend, queue))
 
 
 def _huey(timeout: float, on_wake: Wake | None = None) -> tuple[Any, Any]:
     """A huey of this process and its one task, the wake-up."""
     from huey import PriorityRedisHuey, SqliteHuey
     from huey.serializer import Serializer
+    from huey.storage import PriorityRedisStorage, SqliteStorage
+
+    class RedisWakeups(PriorityRedisStorage):  # type: ignore[misc]
+        """A burst of wake-ups of one queue is one member of the sorted set: huey's own prefix, a time, is left out."""
+
+        def enqueue(self, data: bytes, priority: float | None = None) -> None:
+            self.conn.zadd(self.queue_key, {bytes(8) + data: -(priority or 0)})
+
+    class FileWakeups(SqliteStorage):  # type: ignore[misc]
+        """The same for the file."""
+
+        def enqueue(self, data: bytes, priority: float | None = None) -> None:
+            statement = (
+                "INSERT INTO task (queue, data, priority) SELECT ?, ?, ? "
+                "WHERE NOT EXISTS (SELECT 1 FROM task WHERE queue = ? AND data = ?)"
+            )
+            blob = self.to_blob(data)
+            self.sql(statement, (self.name, blob, priority or 0, self.name, blob), commit=True)
 
     class JSONSerializer(Serializer):  # type: ignore[misc]
         """Not pickle: who may write to Redis must not thereby run code in a dispatcher."""
@@ -91,9 +115,10 @@ def _huey(timeout: float, on_wake: Wake | None = None) -> tuple[Any, Any]:
 
         # redis-py 8 reads for at most 5 s by default; a consumer blocks for one second at a time.
         pool = ConnectionPool.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None)
-        huey = PriorityRedisHuey(connection_pool=pool, **shared)
+        huey = PriorityRedisHuey(connection_pool=pool, storage_class=RedisWakeups, **shared)
     else:
-        huey = SqliteHuey(filename=str(conf.state_dir() / "wakeups.sqlite3"), fsync=False, **shared)
+        file = str(conf.state_dir() / "wakeups.sqlite3")
+        huey = SqliteHuey(filename=file, fsync=False, storage_class=FileWakeups, **shared)
 
     def receive(backend: str, queue: str) -> None:
         if on_wake is not None:

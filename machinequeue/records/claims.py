@@ -75,7 +75,7 @@ ORDER BY priority DESC, id LIMIT 1"""
 
 _TAKE = """
 UPDATE machinequeue_taskrun
-SET status = 'RUNNING', epoch = epoch + 1, lease_expires_at = {lease}, machine_id = %s, reason = '', progress = NULL,
+SET status = 'RUNNING', epoch = epoch + 1, lease_expires_at = {lease}, reason = '', progress = NULL,
     started_at = COALESCE(started_at, {now}), last_attempted_at = {now}
 WHERE id = ({pick}) RETURNING {fields}"""
 
@@ -103,7 +103,7 @@ def claim(by: Claimant, *, lease_seconds: float, life_seconds: float) -> Claim |
     """Take the most urgent due run that this machine may execute and has the life left for: READY → RUNNING."""
     connection = sql.connection()
     pick = [by.queue, by.spec_key, by.backend, life_seconds, by.backend, by.queue, by.machine_id, by.boot_id]
-    take = [lease_seconds, by.machine_id, *pick]
+    take = [lease_seconds, *pick]
     if sql.is_postgresql(connection):
         statement = _CLAIM_POSTGRESQL.format(take=_take(connection, " FOR UPDATE SKIP LOCKED"))
         row = sql.fetch(connection, statement, [*take, by.machine_id, by.boot_id, by.machine_id])

@@ -43,6 +43,22 @@ def created(machine: Machine, *, fly_id: str, region: str, state: str, request_i
     )
 
 
+def found(machine: Machine, *, fly_id: str, region: str, state: str) -> bool:
+    """A list shows a machine whose create call's answer was lost, or is about to be noted: take over its id."""
+    return bool(
+        _rows()
+        .filter(pk=machine.pk, fly_id="")
+        .exclude(status=MachineStatus.GONE)
+        .update(
+            fly_id=fly_id,
+            region=region,
+            state=state,
+            created_at=Now(),
+            status=Case(When(status=MachineStatus.RESERVED, then=Value(MachineStatus.CREATED)), default=F("status")),
+        )
+    )
+
+
 def refused(machine: Machine, reason: str, request_ids: list[str]) -> bool:
     """The create call failed and left nothing behind: RESERVED → GONE."""
     rows = _rows().filter(pk=machine.pk, status=MachineStatus.RESERVED)

@@ -64,25 +64,13 @@ def _insert(*, deferred: bool) -> str:
     return f"INSERT INTO machinequeue_taskrun ({', '.join(columns)}) VALUES ({values})"  # noqa: S608 - names of ours
 
 
-# Tells runners that wait for work. Only when one waits: a commit that carries a NOTIFY takes a cluster-wide lock.
-_CREATE_POSTGRESQL = """
-WITH enqueued AS ({insert} RETURNING enqueued_at)
-SELECT enqueued_at, (SELECT pg_notify('machinequeue', %s)::text WHERE EXISTS (
-    SELECT 1 FROM machinequeue_machine WHERE queue = %s AND spec_key = %s AND status = 'idle' AND status <> 'gone'))
-FROM enqueued"""
-
-
 def create(new: NewRun) -> tuple[uuid.UUID, datetime | None]:
     """Insert one run, READY; its id and when it was. One statement, in the caller's transaction if there is one."""
     connection = sql.connection()
     run_id = uuid7()
     params = _params(connection, run_id, new)
-    statement = _insert(deferred=new.run_after is not None)
-    if sql.is_postgresql(connection):
-        statement = _CREATE_POSTGRESQL.format(insert=statement)
-        row = sql.fetch(connection, statement, [*params, new.queue, new.queue, new.spec_key])
-    else:
-        row = sql.fetch(connection, f"{statement} RETURNING enqueued_at", params)
+    statement = f"{_insert(deferred=new.run_after is not None)} RETURNING enqueued_at"
+    row = sql.fetch(connection, statement, params)
     return run_id, sql.read_time(row[0]) if row else None
 
 
@@ -121,8 +109,6 @@ def create_many(runs: Sequence[NewRun]) -> list[uuid.UUID]:
         ):
             for row in rows:
                 copy.write_row(row)
-        if runs:
-            sql.execute(connection, "SELECT pg_notify('machinequeue', %s)", [runs[0].queue])
     return ids
 
 

@@ -40,7 +40,6 @@ class Scribe:
     def __init__(self, lease_seconds: float, heartbeat_seconds: float) -> None:
         self._lease = lease_seconds
         self._beat = heartbeat_seconds
-        self._changed = threading.Condition()
         self._writing = threading.Lock()
         self._watched: Watched | None = None
         self._beat_at = self._look_at = 0.0
@@ -50,32 +49,26 @@ class Scribe:
 
     def watch(self, claim: Claim, output: Output, pid: int) -> Watched:
         """Begin to keep this claim alive."""
+        self._beat_at = time.monotonic() + self._beat
+        self._look_at = time.monotonic() + CANCEL_SECONDS
+        watched = self._watched = Watched(claim, output, pid)
         if self._thread is None:
             self._thread = threading.Thread(target=self._live, name="scribe", daemon=True)
             self._thread.start()
-        watched = Watched(claim, output, pid)
-        with self._changed:
-            self._watched, self._beat_at = watched, time.monotonic() + self._beat
-            self._look_at = time.monotonic() + CANCEL_SECONDS
-            self._changed.notify()
         return watched
 
     def release(self) -> None:
         """Stop; after this the scribe writes nothing more of that attempt."""
-        with self._changed:
-            self._watched = None
+        self._watched = None
         with self._writing:
             pass
 
     def _live(self) -> None:
+        # It is not woken for each run: most are over before the first second is.
         while True:
-            with self._changed:
-                while self._watched is None:
-                    self._changed.wait()
-                watched = self._watched
-                self._changed.wait(WRITE_SECONDS)
+            time.sleep(WRITE_SECONDS)
             with self._writing:
-                if self._watched is watched:
+                if (watched := self._watched) is not None:
                     self._write(watched)
 
     def _write(self, watched: Watched) -> None:

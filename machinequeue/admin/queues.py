@@ -1,0 +1,144 @@
+"""Queues: what waits, what runs, why nothing is launched, and the actions pause and resume."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.views.main import ChangeList
+from django.db import transaction
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from machinequeue.admin import wording
+from machinequeue.admin.readonly import ReadOnlyAdmin
+from machinequeue.lifecycle import MachineStatus, RunStatus
+from machinequeue.models import Machine, Queue, TaskRun
+from machinequeue.records import queues, sql
+
+
+class QueueList(ChangeList):
+    """The rows of a page with the numbers of runs and machines of each, in one query for each kind."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        database = sql.alias()
+        unfinished = TaskRun.objects.using(database)
+        ready = _by_lane(unfinished.filter(status=RunStatus.READY))
+        running = _by_lane(unfinished.filter(status=RunStatus.RUNNING))
+        machines = _by_lane(Machine.objects.using(database).exclude(status=MachineStatus.GONE))
+        page: list[Any] = list(self.result_list)
+        for queue in page:
+            lane = (queue.backend, queue.name)
+            queue.ready, queue.running, queue.alive = (count.get(lane, 0) for count in (ready, running, machines))
+        self.result_list = page  # type: ignore[assignment]  # a list serves as well as a queryset
+
+
+def _by_lane(rows: QuerySet[Any]) -> dict[tuple[str, str], int]:
+    counted = rows.order_by().values_list("backend", "queue").annotate(Count("pk"))
+    return {(backend, queue): number for backend, queue, number in counted}
+
+
+@admin.register(Queue)
+class QueueAdmin(ReadOnlyAdmin):
+    list_display = ("queue_name", "backend", "stands", "waiting", "running", "machines", "failed_launches", "why")
+    ordering = ("backend", "name")
+    actions = ("pause_queues", "resume_queues")
+    fieldsets = (
+        (None, {"fields": ("queue_name", "backend", "stands", "paused", "failed_launches", "held_until", "why")}),
+    )
+    readonly_fields = ("queue_name", "stands", "paused", "failed_launches", "held_until", "why")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).exclude(name=queues.EVERY_QUEUE)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return QueueList
+
+    @admin.display(description=gettext_lazy("name"))
+    def queue_name(self, queue: Queue) -> str:
+        return queue.name
+
+    @admin.display(description=gettext_lazy("status"))
+    def stands(self, queue: Any) -> SafeString:
+        if queue.paused_at:
+            return wording.badge(_("Paused"), "warn")
+        if queue.launch_after and queue.launch_after > queue.now:
+            return wording.badge(_("Held back"), "bad")
+        return wording.badge(_("Open"), "good")
+
+    @admin.display(description=gettext_lazy("paused"))
+    def paused(self, queue: Queue) -> str:
+        return wording.when(queue.paused_at)
+
+    @admin.display(description=gettext_lazy("no launch before"))
+    def held_until(self, queue: Queue) -> str:
+        return wording.when(queue.launch_after)
+
+    @admin.display(description=gettext_lazy("waiting"))
+    def waiting(self, queue: Any) -> int:
+        return int(queue.ready)
+
+    @admin.display(description=gettext_lazy("running"))
+    def running(self, queue: Any) -> int:
+        return int(queue.running)
+
+    @admin.display(description=gettext_lazy("machines"))
+    def machines(self, queue: Any) -> int:
+        return int(queue.alive)
+
+    @admin.display(description=gettext_lazy("launches failed in a row"))
+    def failed_launches(self, queue: Queue) -> int:
+        return queue.failures
+
+    @admin.display(description=gettext_lazy("why runs wait"))
+    def why(self, queue: Queue) -> SafeString | str:
+        return wording.lines(sorted({reason for reason in queue.reasons.values() if reason}))
+
+    # Pause and resume ------------------------------------------------------------------------------------------------
+
+    def has_pause_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "pause_queue")
+
+    @admin.action(description=gettext_lazy("Pause selected queues"), permissions=["pause"])
+    def pause_queues(self, request: HttpRequest, queryset: QuerySet[Queue]) -> None:
+        changed = self._set_paused(request, queryset, paused=True)
+        text = ngettext(
+            "%d queue is paused. Its running runs go on; no other starts.",
+            "%d queues are paused. Their running runs go on; no other starts.",
+            changed,
+        )
+        self._tell(request, text % changed, changed)
+
+    @admin.action(description=gettext_lazy("Resume selected queues"), permissions=["pause"])
+    def resume_queues(self, request: HttpRequest, queryset: QuerySet[Queue]) -> None:
+        changed = self._set_paused(request, queryset, paused=False)
+        self._tell(request, ngettext("%d queue goes on.", "%d queues go on.", changed) % changed, changed)
+
+    def _tell(self, request: HttpRequest, text: str, changed: int) -> None:
+        if changed:
+            self.message_user(request, text, messages.SUCCESS)
+        else:
+            self.message_user(request, _("Nothing changed: they were so already."), messages.WARNING)
+
+    def _set_paused(self, request: HttpRequest, rows: Iterable[Queue], *, paused: bool) -> int:
+        changed = 0
+        for queue in rows:
+            with transaction.atomic(using=sql.alias()):
+                if queues.set_paused(queue.pk, paused=paused):
+                    self._log(request, queue, "Paused." if paused else "Resumed.")
+                    changed += 1
+        return changed
+
+    def _log(self, request: HttpRequest, queue: Queue, text: str) -> None:
+        assert request.user.pk is not None
+        LogEntry.objects.log_actions(
+            user_id=request.user.pk,
+            queryset=[queue],  # type: ignore[arg-type]  # any iterable will do, as Django's own admin does
+            action_flag=CHANGE,
+            change_message=text,
+            single_object=True,
+        )

@@ -1,0 +1,190 @@
+"""How values read on a page: statuses as badges, seconds in human units, JSON, links, one line of a long text."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.translation import gettext as _
+
+from machinequeue import conf
+from machinequeue.lifecycle import AttemptStatus, MachineStatus, RunStatus
+from machinequeue.models import Machine, TaskRun
+
+NOTHING = "–"
+
+# The look of a badge; its text says the status, so that nobody depends on seeing colours.
+_LOOKS: dict[str, str] = {
+    RunStatus.READY: "quiet",
+    RunStatus.RUNNING: "active",
+    RunStatus.SUCCESSFUL: "good",
+    RunStatus.FAILED: "bad",
+    RunStatus.CANCELLED: "warn",
+    RunStatus.EXPIRED: "warn",
+    AttemptStatus.RUNNING: "active",
+    AttemptStatus.SUCCEEDED: "good",
+    AttemptStatus.FAILED: "bad",
+    AttemptStatus.TIMED_OUT: "bad",
+    AttemptStatus.OUT_OF_MEMORY: "bad",
+    AttemptStatus.LOST: "bad",
+    AttemptStatus.CANCELLED: "warn",
+    AttemptStatus.INTERRUPTED: "warn",
+    MachineStatus.RESERVED: "quiet",
+    MachineStatus.CREATED: "active",
+    MachineStatus.BOOTED: "active",
+    MachineStatus.IDLE: "good",
+    MachineStatus.BUSY: "active",
+    MachineStatus.RETIRING: "warn",
+    MachineStatus.GONE: "quiet",
+}
+
+
+def badge(text: Any, look: str) -> SafeString:
+    """A coloured word; looks: quiet, active, good, warn, bad."""
+    return format_html('<span class="mq-badge mq-{}">{}</span>', look, text)
+
+
+def status(row: Any) -> SafeString:
+    """The status of a run, an attempt or a machine."""
+    return badge(row.get_status_display(), _LOOKS.get(row.status, "quiet"))
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the two largest units that matter: 340 ms, 4.2 s, 3 min 05 s, 2 h 10 min, 4 d 3 h."""
+    if seconds is None:
+        return NOTHING
+    seconds = max(seconds, 0.0)
+    if seconds < 0.9995:
+        return _("%(number)d ms") % {"number": round(seconds * 1000)}
+    if seconds < 59.95:
+        return _("%(number)s s") % {"number": number_format(seconds, decimal_pos=1)}
+    whole = round(seconds)
+    if whole < 3600:
+        return _("%(minutes)d min %(seconds)02d s") % {"minutes": whole // 60, "seconds": whole % 60}
+    minutes = whole // 60
+    if minutes < 24 * 60:
+        return _("%(hours)d h %(minutes)02d min") % {"hours": minutes // 60, "minutes": minutes % 60}
+    hours = minutes // 60
+    return _("%(days)d d %(hours)d h") % {"days": hours // 24, "hours": hours % 24}
+
+
+def between(begin: datetime | None, end: datetime | None) -> str:
+    """The time from one moment to the other."""
+    return NOTHING if begin is None or end is None else duration((end - begin).total_seconds())
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """How long before now; exact to the second, which is what a stale page shows."""
+    return NOTHING if moment is None else _("%(duration)s ago") % {"duration": between(moment, now)}
+
+
+def when(moment: datetime | None) -> str:
+    """A moment in the site's time zone, to the second."""
+    if moment is None:
+        return NOTHING
+    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    return f"{local:%Y-%m-%d %H:%M:%S}"
+
+
+def megabytes(number: int | None) -> str:
+    return NOTHING if number is None else _("%(number)s MB") % {"number": number_format(number, force_grouping=True)}
+
+
+def one_line(text: str, longest: int = 110) -> str | SafeString:
+    """The first line of a text, shortened; all of it as a tooltip."""
+    lines = text.strip().splitlines()
+    if not lines:
+        return ""
+    short = Truncator(lines[0]).chars(longest)
+    return short if short == text else format_html('<span title="{}">{}</span>', text, short)
+
+
+def pretty(value: Any) -> SafeString:
+    """JSON over several lines, in a block that scrolls."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return format_html('<pre class="mq-block mq-json">{}</pre>', text)
+
+
+def task(path: str) -> SafeString:
+    """The task's own name; its path as a tooltip."""
+    return format_html('<span title="{}">{}</span>', path, path.rpartition(".")[2])
+
+
+def run_link(run: TaskRun, text: Any = None) -> SafeString:
+    address = reverse("admin:machinequeue_taskrun_change", args=[run.pk])
+    return format_html('<a href="{}">{}</a>', address, text or task(run.task))
+
+
+def machine_link(machine: Machine | None) -> SafeString | str:
+    """To the machine's page; the name is shown as Fly shows it, its id as a tooltip."""
+    if machine is None:
+        return NOTHING
+    address = reverse("admin:machinequeue_machine_change", args=[machine.pk])
+    return format_html('<a href="{}" title="{}" class="mq-name">{}</a>', address, machine.fly_id, machine.name)
+
+
+def fly_link(machine: Machine) -> SafeString | str:
+    """The machine's id, linked to Fly's dashboard unless its API is a local one."""
+    if not machine.fly_id:
+        return NOTHING
+    if conf.settings().api_url != conf.PUBLIC_API:
+        return format_html("<code>{}</code>", machine.fly_id)
+    address = f"https://fly.io/apps/{machine.app}/machines/{machine.fly_id}"
+    return format_html('<a href="{}" rel="noreferrer"><code>{}</code></a>', address, machine.fly_id)
+
+
+def size(spec: Mapping[str, Any]) -> str:
+    """What a spec asks for, as Fly names sizes: shared ×1, 512 MB."""
+    return f"{spec.get('cpu_kind', '?')} ×{spec.get('cpus', '?')}, {megabytes(spec.get('memory_mb'))}"
+
+
+def exit_in_words(event: Mapping[str, Any] | None) -> str:
+    """How a machine's process ended, from Fly's exit event."""
+    if not event:
+        return NOTHING
+    if event.get("oom_killed"):
+        return _("out of memory")
+    parts = []
+    if event.get("signal"):
+        parts.append(_("signal %(number)s") % {"number": event["signal"]})
+    if event.get("exit_code") is not None:
+        parts.append(_("exit code %(number)s") % {"number": event["exit_code"]})
+    if event.get("requested_stop"):
+        parts.append(_("was asked to stop"))
+    if event.get("error"):
+        parts.append(str(event["error"]))
+    return ", ".join(parts) or _("ended")
+
+
+def stages(seconds: Mapping[str, float] | None) -> str:
+    """Stages in their order: set-up 210 ms, call 1.4 s."""
+    return ", ".join(f"{name} {duration(value)}" for name, value in (seconds or {}).items()) or NOTHING
+
+
+def progress(said: Mapping[str, Any] | None) -> SafeString | str:
+    """A bar (when the task said of how much) and what the task said."""
+    if not said:
+        return NOTHING
+    current, total, message = said.get("current"), said.get("total"), said.get("message") or ""
+    if not total or current is None:
+        return message or (NOTHING if current is None else number_format(current))
+    percent = f"{min(max(current / total, 0), 1):.0%}"
+    return format_html(
+        '<progress class="mq-progress" value="{}" max="{}">{}</progress> <span>{}</span> <span class="mq-quiet">{}</span>',
+        str(current),
+        str(total),
+        percent,
+        percent,
+        message,
+    )
+
+
+def lines(rows: list[str]) -> SafeString | str:
+    """One under the other."""
+    return format_html_join(SafeString("<br>"), "{}", ((row,) for row in rows)) if rows else NOTHING
