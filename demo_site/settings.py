@@ -30,12 +30,12 @@ DEBUG = os.environ.get("DEBUG", "0" if FLY_APP_NAME else "1").lower() in ("1", "
 def _secret_key() -> str:
     if given := os.environ.get("SECRET_KEY"):
         return given
-    if FLY_APP_NAME:
+    kept = STATE_DIR / "secret_key"
+    if FLY_APP_NAME and not kept.exists():
         raise ImproperlyConfigured(
             "SECRET_KEY is not set. Set it once for all machines: fly secrets set SECRET_KEY=..."
         )
     STATE_DIR.mkdir(parents=True, exist_ok=True)
-    kept = STATE_DIR / "secret_key"
     try:
         descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

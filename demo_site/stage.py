@@ -89,6 +89,7 @@ class Stage:
     def _start(self, name: str, *command: str) -> None:
         environment = {
             **os.environ,
+            "SECRET_KEY": settings.SECRET_KEY,
             "FLY_API_HOSTNAME": self.emulator.url,
             "FLY_APP_NAME": APP,
             "FLY_API_TOKEN": self.emulator.token,
