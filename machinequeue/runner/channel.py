@@ -18,7 +18,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        self._buffer = b""
+        self._pieces: list[bytes] = []
         self._messages: deque[dict[str, Any]] = deque()
         self.descriptors: deque[int] = deque()
 
@@ -63,7 +63,11 @@ class Channel:
                 numbers = array.array("i")
                 numbers.frombytes(value[: len(value) - len(value) % numbers.itemsize])
                 self.descriptors.extend(numbers)
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._pieces, lines[0]])
+            self._pieces.clear()
+        self._pieces.append(rest)
         self._messages.extend(json.loads(line) for line in lines)
 
 
