@@ -1,4 +1,4 @@
-"""The admin: an operator reads runs, attempts, machines, queues and dispatchers, and presses retry, cancel, pause, resume.
+"""The admin: an operator reads runs, attempts, machines, queues, dispatchers; presses retry, cancel, pause, resume.
 
 It reads rows and calls `records`. It changes nothing by itself and never talks to Fly.
 """

@@ -1,19 +1,29 @@
 """Filters whose choices come from small tables and recent rows, never from all of them."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin import ModelAdmin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from machinequeue.admin import search
 from machinequeue.models import Queue, TaskProfile, TaskRun
 from machinequeue.records import queues, sql
 
 RECENT = 500
 """Newest runs whose tasks are offered as choices, beside those that ever succeeded."""
+
+_PAST = {
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(days=7),
+    "month": timedelta(days=30),
+}
 
 
 class _ChosenStays(admin.SimpleListFilter):
@@ -56,3 +66,20 @@ class TaskFilter(_ChosenStays):
 
     def says(self, name: str) -> str:
         return name.rpartition(".")[2]
+
+
+class EnqueuedFilter(admin.SimpleListFilter):
+    title = _("enqueued")
+    parameter_name = "enqueued"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, Any]]:
+        return [
+            ("hour", _("Past hour")),
+            ("day", _("Past 24 hours")),
+            ("week", _("Past 7 days")),
+            ("month", _("Past 30 days")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        past = _PAST.get(self.value() or "")
+        return queryset if past is None else queryset.filter(search.id_since(timezone.now() - past))

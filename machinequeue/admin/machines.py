@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -18,6 +18,16 @@ from machinequeue.models import Attempt, Machine
 from machinequeue.records import sql
 
 ATTEMPTS_SHOWN = 100
+_SHOWN = (
+    "run__task",
+    "epoch",
+    "status",
+    "claimed_at",
+    "finished_at",
+    "seconds",
+    "peak_memory_mb",
+    "diagnosis",
+)
 
 
 class LifeFilter(admin.SimpleListFilter):
@@ -200,18 +210,15 @@ class MachineAdmin(ReadOnlyAdmin):
     def spec_json(self, machine: Machine) -> SafeString:
         return wording.pretty(machine.spec)
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
-    ) -> HttpResponse:
-        rows = Attempt.objects.using(sql.alias()).filter(machine=obj).select_related("run").defer("traceback")
+    def page(self, request: HttpRequest, machine: Any) -> dict[str, Any]:
+        rows = Attempt.objects.using(sql.alias()).filter(machine=machine).select_related("run").only(*_SHOWN)
         newest = list(rows.order_by("-pk")[: ATTEMPTS_SHOWN + 1])
-        context |= {
-            "attempts": [_attempt(attempt, obj.now) for attempt in newest[:ATTEMPTS_SHOWN]],
+        return {
+            "attempts": [_attempt(attempt, machine.now) for attempt in newest[:ATTEMPTS_SHOWN]],
             "attempts_cut": len(newest) > ATTEMPTS_SHOWN,
             "attempts_shown": ATTEMPTS_SHOWN,
-            "live": obj.status != MachineStatus.GONE,
+            "live": machine.status != MachineStatus.GONE,
         }
-        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
 
 
 def _attempt(attempt: Attempt, now: datetime) -> dict[str, Any]:

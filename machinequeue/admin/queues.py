@@ -34,7 +34,7 @@ class QueueList(ChangeList):
         for queue in page:
             lane = (queue.backend, queue.name)
             queue.ready, queue.running, queue.alive = (count.get(lane, 0) for count in (ready, running, machines))
-        self.result_list = page  # type: ignore[assignment]  # a list serves as well as a queryset
+        self.result_list = page  # a list serves as well as a queryset
 
 
 def _by_lane(rows: QuerySet[Any]) -> dict[tuple[str, str], int]:
@@ -137,7 +137,7 @@ class QueueAdmin(ReadOnlyAdmin):
         assert request.user.pk is not None
         LogEntry.objects.log_actions(
             user_id=request.user.pk,
-            queryset=[queue],  # type: ignore[arg-type]  # any iterable will do, as Django's own admin does
+            queryset=[queue],
             action_flag=CHANGE,
             change_message=text,
             single_object=True,

@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from machinequeue.records import sql
 
@@ -26,7 +26,7 @@ class BoundedPaginator(Paginator):
         return self.object_list.order_by().values("pk")[: self.rows + 1].count()
 
     @cached_property
-    def count(self) -> int:  # type: ignore[override]  # a cached_property in Django too
+    def count(self) -> int:
         return min(self.counted, self.rows)
 
     @property
@@ -36,13 +36,12 @@ class BoundedPaginator(Paginator):
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """No add, no change, no delete. Every row carries `now`, the database's clock."""
+    """No add, no change, no delete; the newest row first. Every row carries `now`, the database's clock."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
     list_per_page = 50
     sortable_by = ()
-    ordering = ("-pk",)
     change_list_template = "machinequeue/admin/list.html"
 
     class Media:
@@ -50,7 +49,17 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         js = ("machinequeue/admin/live.js",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).using(sql.alias()).annotate(now=Now())
+        rows: QuerySet[Any] = super().get_queryset(request).using(sql.alias()).annotate(now=Now())
+        return rows
+
+    def page(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """What the template of a row's page needs beside its fields."""
+        return {}
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        return super().render_change_form(request, context | self.page(request, kwargs["obj"]), *args, **kwargs)
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False

@@ -1,7 +1,8 @@
-"""Find rows by the beginning of an id, through the index of the primary key."""
+"""Find runs by the beginning of an id or by when they were enqueued, through the index of the primary key."""
 
 import re
 import uuid
+from datetime import datetime
 
 from django.db.models import Q
 
@@ -14,3 +15,8 @@ def id_starts_with(text: str) -> Q:
     if not _HEXADECIMAL.fullmatch(start):
         return Q(pk__in=())
     return Q(pk__gte=uuid.UUID(start.ljust(32, "0")), pk__lte=uuid.UUID(start.ljust(32, "f")))
+
+
+def id_since(moment: datetime) -> Q:
+    """Runs enqueued since, by the clock of whoever enqueued: their ids begin with the time (UUID version 7)."""
+    return Q(pk__gte=uuid.UUID(int=int(moment.timestamp() * 1000) << 80))

@@ -8,9 +8,10 @@ from urllib.parse import urlencode
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from machinequeue.admin import wording
+from machinequeue.admin import search, wording
 from machinequeue.lifecycle import MachineStatus, RunStatus
 from machinequeue.models import Dispatcher, Machine, TaskRun
 from machinequeue.records import runs, sql
@@ -63,10 +64,10 @@ def _running() -> Figure:
 
 
 def _failed() -> Figure:
-    recent = _rows(TaskRun).filter(enqueued_at__gt=Now() - timedelta(days=1), status=RunStatus.FAILED)
+    recent = _rows(TaskRun).filter(search.id_since(timezone.now() - timedelta(days=1)), status=RunStatus.FAILED)
     number = _bounded(recent)
-    address = _list("taskrun", status__exact=RunStatus.FAILED)
-    return Figure(_("failed"), number, _("of the last 24 hours"), address, alarm=number != "0")
+    address = _list("taskrun", status__exact=RunStatus.FAILED, enqueued="day")
+    return Figure(_("failed"), number, _("enqueued in the past 24 hours"), address, alarm=number != "0")
 
 
 def _machines() -> Figure:

@@ -92,7 +92,7 @@ def _log(request: HttpRequest, run: TaskRun, outcome: str) -> None:
     assert request.user.pk is not None
     LogEntry.objects.log_actions(
         user_id=request.user.pk,
-        queryset=[run],  # type: ignore[arg-type]  # any iterable will do, as Django's own admin does
+        queryset=[run],
         action_flag=CHANGE,
         change_message=_LOGGED[outcome],
         single_object=True,

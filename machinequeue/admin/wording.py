@@ -176,7 +176,7 @@ def progress(said: Mapping[str, Any] | None) -> SafeString | str:
         return message or (NOTHING if current is None else number_format(current))
     percent = f"{min(max(current / total, 0), 1):.0%}"
     return format_html(
-        '<progress class="mq-progress" value="{}" max="{}">{}</progress> <span>{}</span> <span class="mq-quiet">{}</span>',
+        '<progress class="mq-progress" value="{}" max="{}">{}</progress> {} <span class="mq-quiet">{}</span>',
         str(current),
         str(total),
         percent,
