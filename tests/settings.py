@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests import services
+from tests.workshop.queues import QUEUES
 
 SCRATCH = Path(tempfile.gettempdir()) / f"machinequeue-tests-{os.getpid()}"
 
@@ -91,6 +92,6 @@ MACHINEQUEUE = {"STATE_DIR": str(SCRATCH / "state")}
 TASKS = {
     "default": {
         "BACKEND": "machinequeue.MachineBackend",
-        "QUEUES": {"default": {}, "reports": {"memory_mb": 2048, "cpus": 2}, "images": {}},
+        "QUEUES": QUEUES,
     }
 }

@@ -1,0 +1,74 @@
+"""What the tests of the rows share: wake-ups that are only noted, and machines that are only rows."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from machinequeue import wakeups
+from machinequeue.records import claims, machines, queues, runs
+from machinequeue.records.claims import Claim, Claimant
+
+
+@pytest.fixture
+def woken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The wake-ups that were sent, (backend, queue) each; none leaves the process."""
+    sent: list[tuple[str, str]] = []
+    monkeypatch.setattr(wakeups, "wake", lambda backend, queue: sent.append((backend, queue)))
+    return sent
+
+
+@pytest.fixture
+def fresh_wakeups(tmp_path: Any, settings: Any) -> Iterator[Callable[..., None]]:
+    """Choose the transport of this test: `fresh_wakeups(redis_url="…")`, or a new SQLite file without one."""
+
+    def forget() -> None:
+        wakeups._sender.cache_clear()
+        wakeups._breaker.closed_at = 0.0
+
+    def choose(redis_url: str = "") -> None:
+        settings.MACHINEQUEUE = {"STATE_DIR": str(tmp_path / "state"), **({"REDIS_URL": redis_url} if redis_url else {})}
+        forget()
+
+    yield choose
+    forget()
+
+
+WISH = queues.Wish(app="shop", image="shop:1", region="", max_of_queue=10, max_of_all=20, life_seconds=3600)
+
+
+def reserved(result: Any, *, wish: queues.Wish = WISH) -> Any:
+    """A machine reserved for the group of this run."""
+    [group] = [group for group in runs.due_groups() if group.spec_key == runs.get(_uuid(result)).spec_key]  # type: ignore[union-attr]
+    return queues.reserve_one(group, wish)
+
+
+def checked_in(result: Any) -> Claimant:
+    """A machine for this run that is up, as a claimant."""
+    machine = reserved(result)
+    return check_in(machine)
+
+
+def check_in(machine: Any) -> Claimant:
+    """The machine says that it is up, with a new boot id."""
+    boot_id = secrets.token_hex(16)
+    assert machines.check_in(machine.name, boot_id=boot_id, fly_id=secrets.token_hex(7), region="iad", stages={})
+    return Claimant(machine.pk, boot_id, machine.backend, machine.queue, machine.spec_key)
+
+
+def claim(by: Claimant, life_seconds: float = 3600) -> Claim | None:
+    return claims.claim(by, lease_seconds=45, life_seconds=life_seconds)
+
+
+def claimed(result: Any) -> Claim:
+    """This run as a machine holds it."""
+    held = claim(checked_in(result))
+    assert held is not None
+    return held
+
+
+def _uuid(result: Any) -> Any:
+    import uuid
+
+    return uuid.UUID(result.id)

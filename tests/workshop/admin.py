@@ -1,0 +1,1 @@
+"""An admin module, which no machine is to import."""
