@@ -71,10 +71,7 @@ class Stage:
 
     def serve(self, port: int) -> str:
         """Start the site and return its address, once it answers. A port that is taken is replaced by a free one."""
-        port = port if _is_free(port) else 0
-        with socket.socket() as chosen:
-            chosen.bind(("127.0.0.1", port))
-            port = chosen.getsockname()[1]
+        port = port if _is_free(port) else _free_port()
         self._start("site", "runserver", "--noreload", f"127.0.0.1:{port}")
         deadline = time.monotonic() + START_SECONDS
         while _is_free(port):
@@ -142,6 +139,13 @@ def _alone(path: Path) -> Iterator[None]:
                 f"Another demo is running in {path.parent}. End it, or set DEMO_STATE_DIR to another folder."
             ) from None
         yield
+
+
+def _free_port() -> int:
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port: int = chosen.getsockname()[1]
+        return port
 
 
 def _is_free(port: int) -> bool:

@@ -61,9 +61,6 @@ def _compare(client: MachinesClient, row: Machine, listed: schema.Machine | None
 def _note_gone(row: Machine, state: str, exit_event: schema.ExitEvent | None) -> None:
     event = exit_event.as_dict() if exit_event is not None else None
     sentence = f"machine {row.name} ended: {_in_words(exit_event)}"
-    if not machines.gone(row, state=state, exit_event=event, reason=sentence):
-        return
-    emit("machine.gone", machine=row.name, fly_id=row.fly_id, queue=row.queue)
     oom = exit_event is not None and exit_event.oom_killed
     status = AttemptStatus.OUT_OF_MEMORY if oom else AttemptStatus.LOST
     for run_id, epoch in runs.unfinished_attempts(row.pk):
@@ -76,6 +73,9 @@ def _note_gone(row: Machine, state: str, exit_event: schema.ExitEvent | None) ->
         )
         if claims.fail(run_id, epoch, failure, claims.Report()):
             emit("run.lost", run=run_id, machine=row.name)
+    # Last: should this process die before, the next round finds the row and does it all again.
+    if machines.gone(row, state=state, exit_event=event, reason=sentence):
+        emit("machine.gone", machine=row.name, fly_id=row.fly_id, queue=row.queue)
 
 
 def _in_words(exit_event: schema.ExitEvent | None) -> str:

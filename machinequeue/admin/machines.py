@@ -48,18 +48,17 @@ class MachineAdmin(ReadOnlyAdmin):
     list_display = (
         "status_badge",
         "machine_name",
-        "fly",
         "state_word",
         "queue",
         "size",
         "region_word",
         "runs",
-        "launched",
+        "launched_time",
         "boot",
         "life",
         "exit",
     )
-    list_display_links = ("machine_name",)
+    list_display_links = None
     list_filter = (LifeFilter, "status", QueueFilter, ("reserved_at", admin.DateFieldListFilter))
     search_fields = ("name__istartswith", "fly_id__istartswith")
     search_help_text = gettext_lazy("The beginning of a name or of a Fly id.")
@@ -123,8 +122,12 @@ class MachineAdmin(ReadOnlyAdmin):
         return wording.status(machine)
 
     @admin.display(description=gettext_lazy("name"))
-    def machine_name(self, machine: Machine) -> str:
-        return machine.name
+    def machine_name(self, machine: Machine) -> SafeString:
+        return wording.with_note(wording.machine_link(machine), wording.fly_link(machine))
+
+    @admin.display(description=gettext_lazy("launched"))
+    def launched_time(self, machine: Any) -> SafeString:
+        return wording.clock(machine.requested_at or machine.reserved_at, machine.now)
 
     @admin.display(description=gettext_lazy("Fly id"))
     def fly(self, machine: Machine) -> SafeString | str:

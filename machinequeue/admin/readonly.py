@@ -40,6 +40,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     paginator = BoundedPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     sortable_by = ()
     change_list_template = "machinequeue/admin/list.html"

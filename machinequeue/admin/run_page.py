@@ -19,16 +19,7 @@ from machinequeue.records import runs
 class RunPage(ReadOnlyAdmin):
     change_form_template = "machinequeue/admin/run.html"
     fieldsets = (
-        (
-            None,
-            {
-                "fields": (
-                    ("status_badge", "attempt", "priority"),
-                    ("task", "queue", "machine_name"),
-                    ("id", "timeout_seconds", "lost_attempts"),
-                )
-            },
-        ),
+        (None, {"fields": (("task", "queue", "machine_name"), ("attempt", "priority", "timeout_seconds"))}),
         (
             gettext_lazy("Times"),
             {
@@ -39,16 +30,12 @@ class RunPage(ReadOnlyAdmin):
                 )
             },
         ),
-        (gettext_lazy("Call"), {"fields": ("arguments", "keyword_arguments", "returned", "said_metadata")}),
-        (
-            gettext_lazy("Machine asked for"),
-            {"fields": ("size", "spec_json", ("spec_key", "backend", "epoch")), "classes": ("collapse",)},
-        ),
+        (gettext_lazy("Call"), {"fields": (("arguments", "keyword_arguments"), ("returned", "said_metadata"))}),
+        (gettext_lazy("Machine asked for"), {"fields": (("size", "backend", "spec_key"), "spec_json")}),
     )
     readonly_fields = (
-        "status_badge",
-        "attempt",
         "machine_name",
+        "attempt",
         "timeout_seconds",
         "enqueued",
         "due",
@@ -72,9 +59,9 @@ class RunPage(ReadOnlyAdmin):
         return wording.status(run)
 
     @admin.display(description=gettext_lazy("attempt"))
-    def attempt(self, run: TaskRun) -> str:
-        number = f"{timings.attempt_number(run)}/{run.max_attempts}"
-        return number + (_(" (%(number)d lost)") % {"number": run.lost_attempts} if run.lost_attempts else "")
+    def attempt(self, run: TaskRun) -> SafeString:
+        lost = _("%(number)d lost") % {"number": run.lost_attempts} if run.lost_attempts else ""
+        return wording.with_note(f"{timings.attempt_number(run)}/{run.max_attempts}", lost)
 
     @admin.display(description=gettext_lazy("machine"))
     def machine_name(self, run: TaskRun) -> SafeString | str:

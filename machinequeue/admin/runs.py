@@ -47,13 +47,12 @@ class RunAdmin(RunWishes, RunPage):
         "queue",
         "attempt",
         "priority",
-        "enqueued",
+        "enqueued_time",
         "waited",
         "ran",
         "machine_name",
-        "note",
     )
-    list_display_links = ("task_name",)
+    list_display_links = None
     list_filter = ("status", QueueFilter, TaskFilter, EnqueuedFilter)
     search_fields = ("task",)
     search_help_text = gettext_lazy("The first characters of an id, or part of a task’s name.")
@@ -76,14 +75,20 @@ class RunAdmin(RunWishes, RunPage):
 
     @admin.display(description=gettext_lazy("task"))
     def task_name(self, run: TaskRun) -> SafeString:
-        return wording.task(run.task)
+        look = "mq-bad" if run.status == RunStatus.FAILED else ""
+        return wording.with_note(wording.run_link(run), _note(run), look)
 
-    @admin.display(description=gettext_lazy("reason, error or progress"))
-    def note(self, run: Any) -> SafeString | str:
-        if run.status == RunStatus.RUNNING:
-            return _("asked to stop") if run.cancel_requested_at else wording.progress(run.progress)
-        if run.status == RunStatus.READY and run.run_after <= run.now and run.lane is not None:
-            if run.lane.paused_at:
-                return _("the queue is paused")
-            return wording.one_line(run.lane.reasons.get(run.spec_key) or run.reason) or wording.NOTHING
-        return wording.one_line(run.reason) or wording.NOTHING
+    @admin.display(description=gettext_lazy("enqueued"))
+    def enqueued_time(self, run: Any) -> SafeString:
+        return wording.clock(run.enqueued_at, run.now)
+
+
+def _note(run: Any) -> SafeString | str:
+    """Progress of what runs, why another waits or how it ended, in one line."""
+    if run.status == RunStatus.RUNNING:
+        return _("asked to stop") if run.cancel_requested_at else wording.progress(run.progress)
+    if run.status == RunStatus.READY and run.run_after <= run.now and run.lane is not None:
+        if run.lane.paused_at:
+            return _("the queue is paused")
+        return wording.one_line(run.lane.reasons.get(run.spec_key) or run.reason)
+    return wording.one_line(run.reason)

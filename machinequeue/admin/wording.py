@@ -18,6 +18,8 @@ from machinequeue.lifecycle import AttemptStatus, MachineStatus, RunStatus
 from machinequeue.models import Machine, TaskRun
 
 NOTHING = "–"
+ONE_LINE = 60
+"""Characters of JSON that are not spread over several lines."""
 
 # The look of a badge; its text says the status, so that nobody depends on seeing colours.
 _LOOKS: dict[str, str] = {
@@ -64,14 +66,17 @@ def duration(seconds: float | None) -> str:
         return _("%(number)d ms") % {"number": round(seconds * 1000)}
     if seconds < 59.95:
         return _("%(number)s s") % {"number": number_format(seconds, decimal_pos=1)}
-    whole = round(seconds)
-    if whole < 3600:
-        return _("%(minutes)d min %(seconds)02d s") % {"minutes": whole // 60, "seconds": whole % 60}
-    minutes = whole // 60
-    if minutes < 24 * 60:
-        return _("%(hours)d h %(minutes)02d min") % {"hours": minutes // 60, "minutes": minutes % 60}
-    hours = minutes // 60
-    return _("%(days)d d %(hours)d h") % {"days": hours // 24, "hours": hours % 24}
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return _two(_("%d min"), minutes, _("%02d s"), rest)
+    hours, rest = divmod(minutes, 60)
+    if hours < 24:
+        return _two(_("%d h"), hours, _("%02d min"), rest)
+    return _two(_("%d d"), hours // 24, _("%d h"), hours % 24)
+
+
+def _two(large: str, many: int, small: str, few: int) -> str:
+    return f"{large % many} {small % few}" if few else large % many
 
 
 def between(begin: datetime | None, end: datetime | None) -> str:
@@ -92,6 +97,13 @@ def when(moment: datetime | None) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S}"
 
 
+def clock(moment: datetime, now: datetime) -> SafeString:
+    """A moment for a column: today's time, else date and time; all of it as a tooltip."""
+    full, today = when(moment), when(now)[:10]
+    short = full[11:] if full[:10] == today else full[:16]
+    return format_html('<span class="mq-moment" title="{}">{}</span>', full, short)
+
+
 def megabytes(number: int | None) -> str:
     return NOTHING if number is None else _("%(number)s MB") % {"number": number_format(number, force_grouping=True)}
 
@@ -106,8 +118,10 @@ def one_line(text: str, longest: int = 110) -> str | SafeString:
 
 
 def pretty(value: Any) -> SafeString:
-    """JSON over several lines, in a block that scrolls."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """JSON, over several lines where it is long, in a block that scrolls."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > ONE_LINE:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
     return format_html('<pre class="mq-block mq-json">{}</pre>', text)
 
 
@@ -140,8 +154,8 @@ def fly_link(machine: Machine) -> SafeString | str:
 
 
 def size(spec: Mapping[str, Any]) -> str:
-    """What a spec asks for, as Fly names sizes: shared ×1, 512 MB."""
-    return f"{spec.get('cpu_kind', '?')} ×{spec.get('cpus', '?')}, {megabytes(spec.get('memory_mb'))}"
+    """What a spec asks for, as Fly names sizes: shared-1x 512 MB."""
+    return f"{spec.get('cpu_kind', '?')}-{spec.get('cpus', '?')}x {megabytes(spec.get('memory_mb'))}"
 
 
 def exit_in_words(event: Mapping[str, Any] | None) -> str:
@@ -183,6 +197,13 @@ def progress(said: Mapping[str, Any] | None) -> SafeString | str:
         percent,
         message,
     )
+
+
+def with_note(main: Any, note: Any, look: str = "") -> SafeString:
+    """A cell of two lines: what it is, and small below what to know about it."""
+    if not note or note == NOTHING:
+        return format_html("{}", main)
+    return format_html('{}<div class="mq-note {}">{}</div>', main, look, note)
 
 
 def lines(rows: list[str]) -> SafeString | str:

@@ -49,7 +49,7 @@ class Launcher:
         Fly gives a machine made through the API the app's secrets, but nothing of fly.toml's [env].
         """
         own_id = os.environ.get("FLY_MACHINE_ID")
-        if not own_id or conf.settings().api_url.startswith("http://127."):
+        if not own_id:
             return 0
         own = self.client.get(own_id)
         self.base = dict((own.config or {}).get("env") or {})

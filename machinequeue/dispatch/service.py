@@ -110,7 +110,7 @@ class Dispatcher:
 
     def _consider_all(self) -> None:
         for group in runs.due_groups():
-            self._launch_for(group)
+            self._guarded(partial(self._launch_for, group))  # one bad row must not keep the others waiting
 
     def _reconcile_now_and_then(self) -> None:
         if time.monotonic() - getattr(self, "_reconciled_at", 0.0) >= RECONCILE_SECONDS:

@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from machinequeue import lifecycle
 from machinequeue.lifecycle import AttemptStatus, Failure, RunStatus
 from machinequeue.models import Attempt, OutputChunk, TaskRun
-from machinequeue.records import sql
+from machinequeue.records import runs, sql
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +110,12 @@ def claim(by: Claimant, *, lease_seconds: float, life_seconds: float) -> Claim |
     else:
         row = _claim_in_steps(connection, by, take)
     return None if row is None else _claim(row)
+
+
+def outlived(by: Claimant, *, life_seconds: float) -> bool:
+    """Whether a due run waits that this machine would execute, had it more life left: another machine must."""
+    due = runs.due().filter(backend=by.backend, queue=by.queue, spec_key=by.spec_key)
+    return due.filter(timeout__gt=life_seconds).exists()
 
 
 def _take(connection: Any, locking: str) -> str:

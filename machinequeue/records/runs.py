@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models import Count, Exists, F, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from machinequeue.lifecycle import FINISHED, AttemptStatus, RunStatus
@@ -189,12 +189,12 @@ class Group:
 
 def due() -> QuerySet[TaskRun]:
     """READY runs whose time has come and whose queue is not paused."""
-    paused = Queue.objects.filter(paused_at__isnull=False).values("name")
+    paused = Queue.objects.filter(backend=OuterRef("backend"), name=OuterRef("queue"), paused_at__isnull=False)
     return (
         TaskRun.objects.using(sql.alias())
         .filter(status=RunStatus.READY, run_after__lte=Now())
         .exclude(Q(expires_at__isnull=False) & Q(expires_at__lte=Now()))
-        .exclude(queue__in=paused)
+        .exclude(Exists(paused))
     )
 
 

@@ -129,9 +129,8 @@ class _Machine:
         return "asked to stop" if self.stop.asked else self.reason
 
     def _claim(self) -> Claim | None:
-        life = self.ends_at - time.monotonic() - conf.GRACE_SECONDS
         lease = self.supervisor.settings.lease_seconds
-        return persist(lambda: claims.claim(self.claimant, lease_seconds=lease, life_seconds=life))
+        return persist(lambda: claims.claim(self.claimant, lease_seconds=lease, life_seconds=self._life))
 
     def _wait_for_claim(self) -> Claim | None:
         """Wait as an idle machine, as long as the queue's policy says. None, and the reason, when that is over."""
@@ -142,8 +141,8 @@ class _Machine:
         while not self.stop.asked and time.monotonic() < ends_at:
             if time.monotonic() - looked_at >= LISTEN_POLL:
                 looked_at = time.monotonic()
-                if not persist(self._idle):
-                    self.reason = "asked to retire"
+                if reason := persist(self._reason_to_leave):
+                    self.reason = reason
                     return None
             persist(news.listen)
             if claim := self._claim():
@@ -155,8 +154,19 @@ class _Machine:
             self.tally.learn()
         return None
 
-    def _idle(self) -> bool:
-        return machines.idle(self.checked_in.machine_id, self.boot_id, self.runs)
+    def _reason_to_leave(self) -> str:
+        """Be idle; empty unless there is a reason not to wait on."""
+        if not machines.idle(self.checked_in.machine_id, self.boot_id, self.runs):
+            return "asked to retire"
+        return (
+            "too little life left for a run that waits"
+            if claims.outlived(self.claimant, life_seconds=self._life)
+            else ""
+        )
+
+    @property
+    def _life(self) -> float:
+        return self.ends_at - time.monotonic() - conf.GRACE_SECONDS
 
 
 class News:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection, connections, transaction
+from django.db import connections, transaction
 from django.tasks import TaskResultStatus, default_task_backend, task_backends
 from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
@@ -298,4 +298,3 @@ def test_many_calls_take_the_statements_of_one_transaction(django_assert_max_num
     with django_assert_max_num_queries(4):  # savepoint, COPY or INSERT, release
         tasks.add.enqueue_many([((number,), {}) for number in range(50)])
     assert TaskRun.objects.count() == 51
-    assert connection.in_atomic_block
