@@ -1,0 +1,1 @@
+"""A typical Django project; `peers` joins it only where a peer is measured."""

@@ -1,0 +1,1 @@
+"""The same no-op as tasks of the peers."""
