@@ -51,7 +51,7 @@ def _whole(value: object) -> int | None:
 
 
 def _strings(value: object) -> dict[str, str]:
-    return {key: text for key, text in _mapping(value).items() if isinstance(key, str) and isinstance(text, str)}
+    return {key: text for key, text in _mapping(value).items() if isinstance(text, str)}
 
 
 def _iso(value: datetime | None) -> str | None:
