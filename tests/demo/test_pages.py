@@ -222,3 +222,11 @@ def test_a_receipt_made_again_replaces_the_file(media: None) -> None:
         make_receipt.enqueue(purchase.pk)
     assert run_tasks() == 2
     assert default_storage.listdir("receipts")[1] == ["P-000001.pdf"]
+
+
+def test_pages_in_german(client: Client) -> None:
+    purchase = _place(client)
+    page = client.get(purchase.get_absolute_url(), headers={"accept-language": "de"}).text
+    assert '<html lang="de">' in page
+    assert "Wartet auf eine Maschine" in page
+    assert "Ihr Beleg" in page
