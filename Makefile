@@ -68,14 +68,23 @@ $(VENV)/.test-installed: pyproject.toml $(CONSTRAINTS) | $(PYTHON)
 # Python is taken from this machine if one fits; uv downloads one only where none does.
 $(PYTHON): | $(UV)
 	@for wanted in "$(PYTHON_VERSION)" ">=3.12"; do \
-	    if python=$$($(UV) python find --no-project --no-python-downloads "$$wanted" 2>/dev/null); then break; fi; \
+	    if python=$$($(UV) python find --system --no-project --no-python-downloads "$$wanted" 2>/dev/null); then break; fi; \
 	done; \
 	$(UV) venv --quiet --allow-existing --python "$${python:-$(PYTHON_VERSION)}" $(VENV) \
 	    || { echo "machinequeue needs Python 3.12 or newer, and none was found or could be downloaded." >&2; exit 1; }
 
+# Any Python 3 gets uv; `python3` may be a shim for a version that is not there, and a Python may come without venv or pip.
 .tools/bin/uv:
-	@python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv \
-	    || { echo "uv could not be installed: it needs python3 with venv and pip (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@for python in python3 /usr/bin/python3 /usr/local/bin/python3; do \
+	    "$$python" -m venv .tools >/dev/null 2>&1 || continue; \
+	    .tools/bin/python -m pip install --quiet --disable-pip-version-check uv && exit 0; \
+	done; \
+	rm -rf .tools; \
+	for python in python3 /usr/bin/python3 /usr/local/bin/python3; do \
+	    "$$python" -m pip install --quiet --disable-pip-version-check --target .tools uv >/dev/null 2>&1 && exit 0; \
+	done; \
+	rm -rf .tools; \
+	echo "uv could not be installed: it needs python3 with venv or pip (Debian: apt-get install python3-venv)." >&2; exit 1
 
 chromium:
 	@if command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then exit 0; fi; \
