@@ -95,10 +95,10 @@ class Stage:
         }
         with (self.logs / f"{name}.log").open("wb") as log:
             self._children[name] = subprocess.Popen(
-                [sys.executable, "manage.py", *command],
+                [sys.executable, "-m", "demo_site.tether", *command],
                 cwd=settings.BASE_DIR,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches the demo, which ends them in order
@@ -113,6 +113,8 @@ class Stage:
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+            if child.stdin is not None:
+                child.stdin.close()
 
     def _tail(self, name: str) -> str:
         return (self.logs / f"{name}.log").read_text(errors="replace")[-2000:]
