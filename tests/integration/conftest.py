@@ -1,6 +1,9 @@
 """What the tests of the rows share: wake-ups that are only noted, and machines that are only rows."""
 
+import gc
 import secrets
+import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +36,10 @@ def fresh_wakeups(tmp_path: Any, settings: Any) -> Iterator[Callable[..., None]]
 
     yield choose
     forget()
+    # huey leaves the closing of its SQLite connections to the end of their threads.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 WISH = queues.Wish(app="shop", image="shop:1", region="", max_of_queue=10, max_of_all=20, life_seconds=3600)
@@ -40,7 +47,7 @@ WISH = queues.Wish(app="shop", image="shop:1", region="", max_of_queue=10, max_o
 
 def reserved(result: Any, *, wish: queues.Wish = WISH) -> Any:
     """A machine reserved for the group of this run."""
-    [group] = [group for group in runs.due_groups() if group.spec_key == runs.get(_uuid(result)).spec_key]  # type: ignore[union-attr]
+    [group] = [group for group in runs.due_groups() if group.spec_key == runs.get(uuid.UUID(result.id)).spec_key]  # type: ignore[union-attr]
     return queues.reserve_one(group, wish)
 
 
@@ -66,9 +73,3 @@ def claimed(result: Any) -> Claim:
     held = claim(checked_in(result))
     assert held is not None
     return held
-
-
-def _uuid(result: Any) -> Any:
-    import uuid
-
-    return uuid.UUID(result.id)
