@@ -202,7 +202,7 @@ class MachineBackend(BaseTaskBackend):
 
     def _result(self, run: TaskRun, attempts: list[Attempt]) -> MachineTaskResult:
         result = MachineTaskResult(
-            task=self.restore(run.task, run.queue, run.priority, run.run_after),
+            task=self.restore(run.task, run.queue, run.priority, _deferral(run)),
             id=str(run.pk),
             status=TaskResultStatus(_EDGE.get(RunStatus(run.status), "FAILED")),
             enqueued_at=run.enqueued_at,
@@ -239,7 +239,7 @@ class MachineBackend(BaseTaskBackend):
         """The context of a claimed run, without asking the database (unless it had attempts before)."""
         earlier = [_worker_id(attempt) for attempt in runs.attempts(claim.run_id)[:-1]] if claim.epoch > 1 else []
         result = MachineTaskResult(
-            task=self.restore(claim.task, claim.queue, claim.priority, claim.run_after),
+            task=self.restore(claim.task, claim.queue, claim.priority, _deferral(claim)),
             id=str(claim.run_id),
             status=TaskResultStatus.RUNNING,
             enqueued_at=claim.enqueued_at,
@@ -266,6 +266,11 @@ def _run_after(task: Any) -> datetime | None:
         return runs.database_now() + task.delay
     moment: datetime | None = task.run_after
     return moment
+
+
+def _deferral(run: TaskRun | Claim) -> datetime | None:
+    """When the run is due, if it was not at once: a row always has a time."""
+    return run.run_after if run.run_after and run.enqueued_at and run.run_after > run.enqueued_at else None
 
 
 def _pair(call: Any, index: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
