@@ -167,6 +167,7 @@ def retry(run_id: uuid.UUID) -> bool:
             status=RunStatus.READY,
             run_after=Now(),
             finished_at=None,
+            expires_at=None,
             cancel_requested_at=None,
             task_attempts=0,
             lost_attempts=0,
