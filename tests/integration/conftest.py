@@ -1,9 +1,7 @@
 """What the tests of the rows share: wake-ups that are only noted, and machines that are only rows."""
 
-import gc
 import secrets
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,8 +21,16 @@ def woken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def fresh_wakeups(tmp_path: Any, settings: Any) -> Iterator[Callable[..., None]]:
+def fresh_wakeups(tmp_path: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Choose the transport of this test: `fresh_wakeups(redis_url="…")`, or a new SQLite file without one."""
+    made: list[Any] = []
+    make = wakeups._huey
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        made.append(make(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(wakeups, "_huey", noted)
 
     def forget() -> None:
         wakeups._sender.cache_clear()
@@ -36,10 +42,8 @@ def fresh_wakeups(tmp_path: Any, settings: Any) -> Iterator[Callable[..., None]]
 
     yield choose
     forget()
-    # huey leaves the closing of its SQLite connections to the end of their threads.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    for huey, _ in made:
+        huey.storage.close()  # the connection of this thread
 
 
 WISH = queues.Wish(app="shop", image="shop:1", region="", max_of_queue=10, max_of_all=20, life_seconds=3600)

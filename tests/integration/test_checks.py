@@ -7,8 +7,10 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connections
 
+import demo_site.urls
 from machinequeue import checks
 
+assert demo_site.urls, "its tasks are declared before a test makes the settings wrong"
 pytestmark = pytest.mark.django_db  # some of Django's own checks ask SQLite what it can do
 
 

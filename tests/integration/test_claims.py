@@ -18,6 +18,7 @@ from tests.workshop import tasks
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("woken")]
 
+SECOND = datetime.timedelta(seconds=1)
 BROKE = Failure(AttemptStatus.FAILED, error="builtins.ValueError", traceback="Traceback …", sentence="ValueError: no")
 
 
@@ -62,14 +63,14 @@ def test_a_run_is_not_claimed_before_its_time() -> None:
     by = checked_in(now_due)
     assert str(claim(by).run_id) == now_due.id  # type: ignore[union-attr]
     assert claim(by) is None
-    TaskRun.objects.filter(pk=later.id).update(run_after=timezone.now())
+    TaskRun.objects.filter(pk=later.id).update(run_after=timezone.now() - SECOND)
     assert str(claim(by).run_id) == later.id  # type: ignore[union-attr]
 
 
 def test_an_expired_run_is_not_claimed_and_ends() -> None:
     result = tasks.add.enqueue(1)
     by = checked_in(result)
-    TaskRun.objects.update(expires_at=timezone.now() - datetime.timedelta(seconds=1))
+    TaskRun.objects.update(expires_at=timezone.now() - SECOND)
     assert claim(by) is None
     assert runs.expire() == 1
     result.refresh()
@@ -211,7 +212,7 @@ def test_a_failure_with_attempts_left_makes_the_run_ready_again_later() -> None:
     assert (attempt.status, attempt.error, attempt.exit_code) == ("failed", "builtins.ValueError", 1)
     assert attempt.diagnosis == {"category": "failed", "sentence": "ValueError: no", "remedy": ""}
 
-    TaskRun.objects.update(run_after=timezone.now())
+    TaskRun.objects.update(run_after=timezone.now() - SECOND)
     held = claim(by)
     assert held is not None
     assert held.epoch == 2

@@ -115,7 +115,7 @@ def test_a_failed_launch_says_why_pauses_the_queue_and_fails_no_run() -> None:
     assert queues.reserve(group, WISH).machines == []
     assert queues.failures(machine) == 1
 
-    Queue.objects.update(launch_after=timezone.now())
+    Queue.objects.update(launch_after=timezone.now() - datetime.timedelta(seconds=1))
     [machine] = queues.reserve(group, WISH).machines
     queues.launched(machine)
     assert queues.failures(machine) == 0
