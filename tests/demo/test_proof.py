@@ -125,8 +125,10 @@ def test_a_broken_file_is_found(media: Path) -> None:
 def test_a_process_that_stays_is_found() -> None:
     record, journal = _truth()
     assert proof.survivors(record, journal) == []
-    words = [sys.executable, "-c", "import sys; sys.stdin.read()", "mq_run"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as stays:
+    words = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", "mq_run"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stays:
+        assert stays.stdout is not None
+        stays.stdout.readline()  # the kernel shows its command line only a moment after Popen returns
         journal[1]["pid"] = stays.pid
         assert proof.survivors(record, journal) == [f"Process {stays.pid}, machine mq-1, is still there."]
         assert stays.stdin is not None
