@@ -43,11 +43,12 @@ _INTERRUPTIONS: dict[int, Callable[[], TaskInterruption]] = {
 _TIMES = ("run_after", "enqueued_at", "started_at", "last_attempted_at")
 
 
-def main(end: int, output: int) -> None:
-    """Wait for a claim on the channel `end`, execute it, answer. Never returns."""
+def main(end: int, output: int, path: str) -> None:
+    """Wait for a claim on the channel `end`, execute it, answer. Never returns. `path`: the task it will likely be."""
     code = 1
     try:
         _settle_in(output)
+        _warm_up(path)
         channel = Channel(socket.socket(fileno=end))
         _execute(channel, channel.receive())
         code = 0
@@ -78,6 +79,15 @@ def _settle_in(output: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as score:
         score.write("1000")  # the first to be killed when memory is short
+
+
+def _warm_up(path: str) -> None:
+    """Touch now what the run will touch: memory shared by a fork is copied at its first use."""
+    with suppress(Exception, SystemExit):
+        task = import_string(path)
+        backend: Any = task.get_backend()
+        backend.restore(path, task.queue_name, task.priority, None)
+        inspect.iscoroutinefunction(task.func)
 
 
 # Claims travel as JSON ----------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def _fork(channel: Channel, message: dict[str, Any], wake: tuple[socket.socket, 
         channel.close()
         for each in wake:
             each.close()
-        task_process.main(end, output)
+        task_process.main(end, output, message["preload"])
     with suppress(OSError):
         os.setpgid(pid, pid)  # here too, so that the group exists whoever runs first
     os.close(end)
