@@ -17,7 +17,8 @@ from machinequeue.records.runs import DISPATCHER_SILENT
 class DispatcherAdmin(ReadOnlyAdmin):
     list_display = ("dispatcher_name", "alive", "leads", "seen", "started", "up")
     ordering = ("-seen_at",)
-    fieldsets = ((None, {"fields": ("dispatcher_name", "alive", "leads", "seen", "started", "up")}),)
+    change_form_template = "machinequeue/admin/page.html"
+    fieldsets = ((None, {"fields": (("dispatcher_name", "alive", "leads"), ("seen", "started", "up"))}),)
     readonly_fields = ("dispatcher_name", "alive", "leads", "seen", "started", "up")
 
     @admin.display(description=gettext_lazy("name"))

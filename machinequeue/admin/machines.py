@@ -46,12 +46,10 @@ class LifeFilter(admin.SimpleListFilter):
 @admin.register(Machine)
 class MachineAdmin(ReadOnlyAdmin):
     list_display = (
-        "status_badge",
+        "status_and_state",
         "machine_name",
-        "state_word",
         "queue",
-        "size",
-        "region_word",
+        "size_and_region",
         "runs",
         "launched_time",
         "boot",
@@ -120,6 +118,14 @@ class MachineAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("status"))
     def status_badge(self, machine: Machine) -> SafeString:
         return wording.status(machine)
+
+    @admin.display(description=gettext_lazy("status"))
+    def status_and_state(self, machine: Machine) -> SafeString:
+        return wording.with_note(wording.status(machine), machine.state)
+
+    @admin.display(description=gettext_lazy("size, region"))
+    def size_and_region(self, machine: Machine) -> SafeString:
+        return wording.with_note(self.size(machine), machine.region)
 
     @admin.display(description=gettext_lazy("name"))
     def machine_name(self, machine: Machine) -> SafeString:

@@ -44,13 +44,11 @@ class RunAdmin(RunWishes, RunPage):
     list_display = (
         "status_badge",
         "task_name",
-        "queue",
+        "queue_name",
         "attempt",
-        "priority",
         "enqueued_time",
         "waited",
-        "ran",
-        "machine_name",
+        "ran_on",
     )
     list_display_links = None
     list_filter = ("status", QueueFilter, TaskFilter, EnqueuedFilter)
@@ -78,9 +76,17 @@ class RunAdmin(RunWishes, RunPage):
         look = "mq-bad" if run.status == RunStatus.FAILED else ""
         return wording.with_note(wording.run_link(run), _note(run), look)
 
+    @admin.display(description=gettext_lazy("queue"))
+    def queue_name(self, run: TaskRun) -> SafeString:
+        return wording.with_note(run.queue, _("priority %(number)d") % {"number": run.priority} if run.priority else "")
+
     @admin.display(description=gettext_lazy("enqueued"))
     def enqueued_time(self, run: Any) -> SafeString:
         return wording.clock(run.enqueued_at, run.now)
+
+    @admin.display(description=gettext_lazy("ran on"))
+    def ran_on(self, run: TaskRun) -> SafeString:
+        return wording.with_note(self.ran(run), self.machine_name(run))
 
 
 def _note(run: Any) -> SafeString | str:

@@ -1,0 +1,157 @@
+"""The admin in a browser: pages without errors under a strict Content-Security-Policy, buttons, a page that is live."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connections
+from django.urls import reverse
+from playwright.sync_api import ConsoleMessage, Page, Route, expect, sync_playwright
+
+from machinequeue.models import Dispatcher, Machine, Queue, TaskRun
+from machinequeue.records import claims, runs
+from tests.admin import rows
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+WAIT = 15_000
+
+
+def _strictly(route: Route) -> None:
+    answer = route.fetch(max_redirects=0)
+    route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": POLICY})
+
+
+@pytest.fixture
+def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    """A page of an operator who has logged in. Whatever the console complains of fails the test."""
+    # Playwright's loop runs in this thread, where Django would refuse to touch the database.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert program, "Chromium is missing: install the package chromium"
+    complaints: list[str] = []
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and "favicon.ico" not in str(message.location):
+            complaints.append(f"{message.text} {message.location}")
+
+    User.objects.create_superuser("operator", password="op")
+    with ExitStack() as stack:
+        chromium = stack.enter_context(sync_playwright()).chromium
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = chromium.launch(executable_path=program, args=arguments)
+        stack.callback(browser.close)
+        page = browser.new_context(base_url=live_server.url, color_scheme="dark").new_page()
+        page.set_default_timeout(WAIT)
+        page.on("console", heard)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.route("**/*", _strictly)
+        page.goto("/admin/login/")
+        page.fill("#id_username", "operator")
+        page.fill("#id_password", "op")
+        page.press("#id_password", "Enter")
+        page.wait_for_url("**/admin/")
+        yield page
+        page.goto("about:blank")  # no refresh is under way when the rows are flushed
+        connections.close_all()  # Django keeps other connections for a thread while a loop runs in it
+    assert complaints == []
+
+
+def _page_of(row: Any) -> str:
+    return reverse(f"admin:machinequeue_{row._meta.model_name}_change", args=[row.pk])
+
+
+def test_every_page_opens(page: Page) -> None:
+    made = rows.one_of_each()
+    addresses = [
+        reverse(f"admin:machinequeue_{model}_changelist") for model in ("taskrun", "machine", "queue", "dispatcher")
+    ]
+    some: list[Any] = [*made.values(), *Machine.objects.all(), Dispatcher.objects.earliest("pk")]
+    addresses += [_page_of(row) for row in [*some, Queue.objects.get(name="images")]]
+    addresses += [
+        reverse("admin:machinequeue_taskrun_retry", args=[made["failed"].pk]),
+        reverse("admin:machinequeue_taskrun_history", args=[made["failed"].pk]),
+        "/admin/machinequeue/",
+    ]
+    for address in addresses:
+        answer = page.goto(address)
+        assert answer is not None
+        assert answer.status == 200, address
+        expect(page.locator("#content h1")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1360, 480])
+def test_nothing_sticks_out_of_a_page(page: Page, width: int) -> None:
+    made = rows.one_of_each()
+    page.set_viewport_size({"width": width, "height": 900})
+    for address in (
+        reverse("admin:machinequeue_taskrun_changelist"),
+        _page_of(made["failed"]),
+        _page_of(made["successful"]),
+        _page_of(Machine.objects.latest("pk")),
+        reverse("admin:machinequeue_queue_changelist"),
+    ):
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+
+
+def test_retry_then_cancel(page: Page) -> None:
+    run = rows.fail(rows.start(rows.enqueue(max_attempts=1)))
+    page.goto(reverse("admin:machinequeue_taskrun_changelist"))
+    page.click("#result_list >> text=make_receipt")
+    page.click(".object-tools >> text=Retry")
+    expect(page.locator("h1")).to_have_text("Try this run again?")
+    page.click("text=Go back")
+    assert runs.status(run.pk) == "FAILED"
+    page.click(".object-tools >> text=Retry")
+    page.click("input[type=submit][value=Retry]")
+    expect(page.locator(".messagelist .success")).to_have_text("1 run will be tried again.")
+    expect(page.locator(".mq-why .mq-badge")).to_have_text("Ready")
+    assert runs.status(run.pk) == "READY"
+    page.click(".object-tools >> text=Cancel")
+    page.click("input[type=submit][value=Cancel]")
+    expect(page.locator(".messagelist .success")).to_have_text("1 run was cancelled.")
+    assert runs.status(run.pk) == "CANCELLED"
+
+
+def test_actions_of_the_list(page: Page) -> None:
+    made = [rows.enqueue() for _ in range(2)]
+    page.goto(reverse("admin:machinequeue_taskrun_changelist"))
+    page.check("#action-toggle")
+    page.select_option("select[name=action]", "cancel_runs")
+    page.click("button[name=index]")
+    expect(page.locator(".messagelist .success")).to_have_text("2 runs were cancelled.")
+    assert {runs.status(run.pk) for run in made} == {"CANCELLED"}
+
+
+def test_the_page_of_a_running_run_follows_it(page: Page) -> None:
+    held = rows.start(rows.enqueue(max_attempts=1))
+    page.goto(_page_of(held.run))
+    expect(page.locator(".mq-why .mq-badge")).to_have_text("Running")
+    claims.heartbeat(held.claim, lease_seconds=60, pid=1, progress={"current": 1, "total": 4, "message": "reading"})
+    claims.add_output(held.claim, "one line\n", 0)
+    expect(page.locator("progress")).to_have_text("25%", timeout=WAIT)
+    expect(page.locator("#mq-output")).to_contain_text("one line", timeout=WAIT)
+    rows.fail(held)
+    expect(page.locator(".mq-why .mq-badge")).to_have_text("Failed", timeout=WAIT)
+    expect(page.locator(".object-tools")).to_contain_text("Retry", ignore_case=True)
+    expect(page.locator("[data-mq-live]")).to_have_count(0)
+
+
+def test_a_paused_refresh_changes_nothing(page: Page) -> None:
+    held = rows.start(rows.enqueue())
+    page.goto(_page_of(held.run))
+    page.click("text=Pause refresh")
+    rows.succeed(held)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("new Promise((done) => setTimeout(done, 2500))")  # longer than the pause between two refreshes
+    assert asked == []
+    expect(page.locator(".mq-why .mq-badge")).to_have_text("Running")
+    page.click("text=Resume refresh")
+    expect(page.locator(".mq-why .mq-badge")).to_have_text("Successful", timeout=WAIT)
+    assert TaskRun.objects.get(pk=held.run.pk).status == "SUCCESSFUL"
