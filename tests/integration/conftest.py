@@ -1,15 +1,20 @@
 """What the tests of the rows share: wake-ups that are only noted, and machines that are only rows."""
 
+import contextlib
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import setup_databases, teardown_databases
 
 from machinequeue import wakeups
 from machinequeue.records import claims, machines, queues, runs
 from machinequeue.records.claims import Claim, Claimant
+from tests.world import World, world
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def fresh_wakeups(tmp_path: Any, settings: Any, monkeypatch: pytest.MonkeyPatch)
         wakeups._breaker.closed_at = 0.0
 
     def choose(redis_url: str = "") -> None:
-        settings.MACHINEQUEUE = {"STATE_DIR": str(tmp_path / "state"), **({"REDIS_URL": redis_url} if redis_url else {})}
+        settings.MACHINEQUEUE = {"STATE_DIR": str(tmp_path / "state"), "REDIS_URL": redis_url}
         forget()
 
     yield choose
@@ -77,3 +82,40 @@ def claimed(result: Any) -> Claim:
     held = claim(checked_in(result))
     assert held is not None
     return held
+
+
+@pytest.fixture(scope="session")
+def tables(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """The database of the tests for tests that commit: pytest-django makes it only where a test is marked django_db."""
+    with django_db_blocker.unblock():
+        there = str(connection.settings_dict["NAME"]) == str(connection.settings_dict["TEST"]["NAME"])
+        made = [] if there else setup_databases(verbosity=0, interactive=False, aliases={"default"})
+        yield
+        teardown_databases(made, verbosity=0)
+
+
+@contextlib.contextmanager
+def _world(root: Path, request: pytest.FixtureRequest, blocker: Any) -> Iterator[World]:
+    with blocker.unblock():
+        redis_url = "" if connection.vendor == "sqlite" else request.getfixturevalue("redis_url")
+        with world(root, redis_url) as made:
+            yield made
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tables: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    """A world with one dispatcher, for all tests of a module: wake-ups through Redis, or a file where SQLite is."""
+    with _world(tmp_path_factory.mktemp("shop"), request, django_db_blocker) as made:
+        made.dispatcher()
+        yield made
+
+
+@pytest.fixture
+def empty_shop(
+    tables: None, django_db_blocker: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    """A world of one test alone, in which no dispatcher was started yet."""
+    with _world(tmp_path, request, django_db_blocker) as made:
+        yield made

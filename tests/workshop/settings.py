@@ -49,7 +49,19 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
-TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
 TASKS = {"default": {"BACKEND": "machinequeue.MachineBackend", "QUEUES": QUEUES}}
 MACHINEQUEUE = {"HEARTBEAT_SECONDS": 1, "LEASE_SECONDS": 5, "STATE_DIR": os.environ.get("WORKSHOP_STATE", "")}
 LOGGING = {
