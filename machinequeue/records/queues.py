@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Avg, Count, F, Q
+from django.db.models import Avg, Count, Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.text import slugify
 
 from machinequeue import demand
-from machinequeue.lifecycle import MachineStatus
-from machinequeue.models import Machine, Queue, TaskProfile
+from machinequeue.lifecycle import AttemptStatus, MachineStatus
+from machinequeue.models import Attempt, Machine, Queue, TaskProfile
 from machinequeue.records import runs, sql
 
 EVERY_QUEUE = ""
@@ -56,12 +56,13 @@ def reserve(group: runs.Group, wish: Wish) -> Reservation:
         due = waiting.count()
         if due and Queue.objects.using(database).filter(pk=queue.pk, launch_after__gt=Now()).exists():
             return Reservation([], queue.reasons.get(group.spec_key, ""), 0)
-        supply = _supply(group)
+        boot_seconds = _boot_seconds(group)
+        supply = _supply(group, boot_seconds)
         plan = demand.plan(
             due,
             supply,
-            run_seconds=_run_seconds(list(waiting.values_list("task", flat=True).distinct()[:5])),
-            boot_seconds=_boot_seconds(group),
+            run_seconds=_run_seconds(group, list(waiting.values_list("task", flat=True).distinct()[:5])),
+            boot_seconds=boot_seconds,
             max_of_queue=wish.max_of_queue,
             max_of_all=wish.max_of_all,
         )
@@ -91,7 +92,10 @@ def _lock(group: runs.Group) -> Queue:
     return rows.get(backend=group.backend, name=group.queue)
 
 
-def _supply(group: runs.Group) -> demand.Supply:
+def _supply(group: runs.Group, boot_seconds: float | None) -> demand.Supply:
+    # Who has been at one run for longer than a boot is not about to be free, whatever the runs that wait take.
+    since = Now() - timedelta(seconds=boot_seconds or 0.0)
+    at_it = Attempt.objects.filter(machine=OuterRef("pk"), status=AttemptStatus.RUNNING, claimed_at__lt=since)
     coming = (MachineStatus.RESERVED, MachineStatus.CREATED, MachineStatus.BOOTED)
     of_queue = Q(backend=group.backend, queue=group.queue)
     mine = of_queue & Q(spec_key=group.spec_key)
@@ -101,7 +105,7 @@ def _supply(group: runs.Group) -> demand.Supply:
         .aggregate(
             coming=Count("id", filter=mine & Q(status__in=coming)),
             idle=Count("id", filter=mine & Q(status=MachineStatus.IDLE)),
-            busy=Count("id", filter=mine & Q(status=MachineStatus.BUSY)),
+            busy=Count("id", filter=mine & Q(status=MachineStatus.BUSY) & ~Exists(at_it)),
             of_queue=Count("id", filter=of_queue),
             of_all=Count("id"),
         )
@@ -109,7 +113,9 @@ def _supply(group: runs.Group) -> demand.Supply:
     return demand.Supply(**counts)
 
 
-def _run_seconds(tasks: list[str]) -> float | None:
+def _run_seconds(group: runs.Group, tasks: list[str]) -> float | None:
+    if group.spec.get("isolation") == "machine":
+        return None  # no machine takes a second run, so each needs its own
     usual: float | None = (
         TaskProfile.objects.using(sql.alias()).filter(task__in=tasks).aggregate(usual=Avg("run_seconds"))["usual"]
     )

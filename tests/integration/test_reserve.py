@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from machinequeue.models import Machine, Queue, TaskProfile
+from machinequeue.models import Attempt, Machine, Queue, TaskProfile
 from machinequeue.records import dispatchers, machines, queues, runs
 from tests.integration.conftest import WISH, check_in, claim
 from tests.workshop import tasks
@@ -134,6 +134,29 @@ def test_short_runs_share_the_machines_that_a_boot_is_worth() -> None:
     reservation = queues.reserve(only_group(), WISH)
     assert len(reservation.machines) in (2, 3), "60 runs of 0.1 s in boots of 2 s, less the busy one"
     assert first.id
+
+
+def test_a_machine_that_is_long_at_one_run_is_not_counted_on_for_short_ones() -> None:
+    TaskProfile.objects.create(task="tests.workshop.tasks.add", run_seconds=0.1)
+    tasks.wait_for.enqueue("gate")
+    [machine] = queues.reserve(only_group(), WISH).machines
+    Machine.objects.update(requested_at=timezone.now() - datetime.timedelta(seconds=2))
+    assert claim(check_in(machine))
+    tasks.add.enqueue(1)
+    assert queues.reserve(only_group(), WISH).reason == "1 busy machine will be free soon"
+    Attempt.objects.update(claimed_at=timezone.now() - datetime.timedelta(seconds=3))
+    assert len(queues.reserve(only_group(), WISH).machines) == 1
+
+
+def test_runs_that_want_a_machine_for_themselves_get_one_each_however_short() -> None:
+    TaskProfile.objects.create(task="tests.workshop.tasks.alone", run_seconds=0.1)
+    tasks.alone.enqueue()
+    [machine] = queues.reserve(only_group(), WISH).machines
+    Machine.objects.update(requested_at=timezone.now() - datetime.timedelta(seconds=5))
+    assert claim(check_in(machine))
+    for _ in range(3):
+        tasks.alone.enqueue()
+    assert len(queues.reserve(only_group(), WISH).machines) == 3
 
 
 def test_profiles_are_learned_from_runs() -> None:
