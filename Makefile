@@ -39,7 +39,7 @@ format: $(VENV)/.test-installed ## let ruff mend and format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.test-installed ## measure, as ratios to what cannot be beaten
+bench: $(VENV)/.bench-installed ## measure, as ratios to what cannot be beaten
 	$(PYTHON) -m benchmarks $(ARGS)
 
 clean: ## remove what the other targets made
@@ -48,7 +48,7 @@ clean: ## remove what the other targets made
 
 constraints: $(UV) ## pin the newest dependencies again
 	$(UV) pip compile pyproject.toml $(COMPILE) --universal --python-version 3.12 \
-	    $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev --output-file constraints.txt
+	    $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev --group bench --output-file constraints.txt
 	$(UV) pip compile pyproject.toml $(COMPILE) --python-version 3.12 \
 	    $(foreach extra,$(subst $(comma), ,$(EXTRAS)) django52,--extra $(extra)) --group test --output-file constraints-django52.txt
 
@@ -64,6 +64,10 @@ $(VENV)/.demo-installed: pyproject.toml $(CONSTRAINTS) | $(PYTHON)
 $(VENV)/.test-installed: pyproject.toml $(CONSTRAINTS) | $(PYTHON)
 	$(INSTALL) --editable '.[$(EXTRAS)]' --group $(GROUP)
 	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.bench-installed: pyproject.toml $(CONSTRAINTS) | $(PYTHON)
+	$(INSTALL) --editable '.[emulator,postgres,redis]' --group bench
+	@touch $@
 
 # Python is taken from this machine if one fits; uv downloads one only where none does.
 $(PYTHON): | $(UV)

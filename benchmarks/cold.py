@@ -31,7 +31,8 @@ STAGES = (
 _TIMES = """
 SELECT r.enqueued_at, m.reserved_at, m.requested_at, m.created_at, m.booted_at, a.claimed_at, r.finished_at,
        m.stages, a.stages, m.name
-FROM machinequeue_taskrun r JOIN machinequeue_attempt a ON a.run_id = r.id JOIN machinequeue_machine m ON m.id = a.machine_id
+FROM machinequeue_taskrun r
+JOIN machinequeue_attempt a ON a.run_id = r.id JOIN machinequeue_machine m ON m.id = a.machine_id
 WHERE r.id = %s"""
 
 

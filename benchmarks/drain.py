@@ -16,10 +16,10 @@ def measure(ground: Ground, *, repetitions: int, runs: int) -> Section:
             found[contender.name].append(_drain(ground, contender, runs))
         contenders.reverse()
     figures = {name: Figure(tuple(values), "/s") for name, values in found.items()}
+    peers = (Procrastinate.name, Celery.name)
     ours = figures[MachineQueue.name]
-    rows = [Row(name, figures[name]) for name in (Procrastinate.name, Celery.name)]
-    rows.append(Row("machinequeue", ours))
-    rows += [Row(f"{name} ÷ machinequeue", figures[name], figures[name].over(ours)) for name in list(figures)[1:]]
+    rows = [Row(name, figures[name]) for name in peers]
+    rows += [Row(f"machinequeue, to {name}", ours, ours.over(figures[name])) for name in peers]
     note = "Between the 5 % and the 95 % point, by the times that each stored itself."
     return Section("e", f"drain of {runs:,} no-ops by {WORKERS} workers", rows, note=note)
 

@@ -17,7 +17,7 @@ from benchmarks import servers
 from machinequeue.machines.emulator.process import Emulator
 
 PROJECT = Path(__file__).parent / "project"
-TOKEN = "benchmark-token"  # noqa: S105 - good on loopback only
+TOKEN = "benchmark-token"
 IMAGE, APP = "bench:latest", "bench"
 DEADLINE_SECONDS = 60.0
 PAUSE_SECONDS = 0.001

@@ -17,8 +17,8 @@ PACKAGES = ("machinequeue", "django", "huey", "psycopg", "redis", "procrastinate
 INTRODUCTION = """# Benchmarks
 
 What machinequeue costs beside what cannot be beaten, and beside Procrastinate and Celery on the same PostgreSQL, Redis
-and Django project. Read ratios, not milliseconds: another computer, or a busy one, has other milliseconds. Each figure is
-the median of several repetitions that alternate with those they are compared to, with [minimum–maximum].
+and Django project. Read ratios, not milliseconds: another computer, or a busy one, has other milliseconds. Each figure
+is the median of repetitions that alternate with those they are compared to, with [minimum–maximum].
 """
 
 METHOD = """
@@ -26,23 +26,26 @@ METHOD = """
 
 - `CONN_MAX_AGE` is 60 and `DEBUG` off everywhere; both servers keep their own settings. The tasks do nothing, so
   everything here is overhead.
-- **a, b**: from one process, in autocommit, no dispatcher running. The floor is psycopg with a prepared statement (or COPY)
-  into a table with the columns of a run, and redis-py. `make bench` also shows that table with all indexes of a run.
-- **c**: pairs of `manage.py noop` (a command without system checks) and a task on a machine that the emulator starts for it.
-  The next pair begins when the machine is gone. The stages come from the rows of run, attempt and machine and from the
-  emulator's journal; they are the medians of each stage, so their sum is near the figure, not equal to it.
+- **a, b**: from one process, in autocommit, no dispatcher running. The floor is psycopg (a prepared statement, or COPY)
+  into a table with the columns of a run, and redis-py. The line below it has all indexes of a run as well.
+- **c**: pairs of `manage.py noop` (a command without system checks) and a task on a machine that the emulator starts
+  for it. The next pair begins when the machine is gone. The stages come from the rows of run, attempt and machine and
+  from the emulator's journal; each is a median of its own, so their sum is near the figure, not equal to it. The
+  start of a process is known to 10 ms only, so neighbouring stages may trade a few milliseconds, even below zero.
 - **d**: one worker each, all three up at once, blocks of calls alternating. The caller looks for the result every
-  millisecond: machinequeue's and Celery's read a return value, Procrastinate's a status, as it stores nothing else.
-- **e**: two machines, two Procrastinate processes of concurrency 1, one Celery pool of two processes.
+  millisecond: machinequeue's reads the whole result, Celery's its state and value, Procrastinate's a status, as it
+  stores nothing else.
+- **e**: two machines, two Procrastinate processes of concurrency 1, one Celery pool of two processes. machinequeue
+  forks a process for every run; the other two run all of them in the same process.
 
 ## Repeat it
 
-PostgreSQL and Redis must run on this computer, or be named by `DATABASE_URL` and `REDIS_URL`. The run makes a database and two
-empty Redis databases its own and leaves nothing behind.
+PostgreSQL and Redis must run on this computer, or be named by `DATABASE_URL` and `REDIS_URL`. The run makes a database
+and two empty Redis databases its own and leaves nothing behind.
 
     make bench                   # all of it; writes benchmarks/results.json and this page
-    make bench ARGS=--quick      # under a minute, writes nothing
-    make bench ARGS="c d"        # some questions, writes nothing
+    make bench ARGS=--quick      # fewer repetitions; writes nothing
+    make bench ARGS="c d"        # some questions; writes nothing
 """
 
 
@@ -64,7 +67,7 @@ def _lines(section: Section) -> list[str]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     goal = "" if row.goal is None else f"≤ {row.goal:g}: {'met' if row.met else 'missed'}"
-    return (row.name, str(row.figure), "" if row.ratio is None else str(row.ratio).replace(" ×", " ×"), goal)
+    return (row.name, str(row.figure), "" if row.ratio is None else str(row.ratio), goal)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

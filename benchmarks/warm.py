@@ -57,8 +57,8 @@ def _section(found: dict[str, Figure]) -> Section:
     ours = found["machinequeue"]
     rows = [Row(name, found[name]) for name in (Procrastinate.name, Celery.name)]
     rows += [
-        Row("machinequeue ÷ Procrastinate", ours, ours.over(found[Procrastinate.name]), 1.0),
-        Row("machinequeue ÷ Celery", ours, ours.over(found[Celery.name]), 1.0),
+        Row("machinequeue, to Procrastinate", ours, ours.over(found[Procrastinate.name]), 1.0),
+        Row("machinequeue, to Celery", ours, ours.over(found[Celery.name]), 1.0),
         Row("machinequeue, result.wait()", found["machinequeue, result.wait()"]),
     ]
     note = f"Callers look every {PAUSE_SECONDS * 1000:g} ms; result.wait() has a rhythm of its own."
