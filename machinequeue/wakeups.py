@@ -5,8 +5,10 @@ costs at most the second until a dispatcher looks by itself. This is the only ro
 imports them inside its functions, so that a task machine never does.
 """
 
+import atexit
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from typing import Any
 
 from machinequeue import conf
 from machinequeue.telemetry import emit
+
+logger = logging.getLogger("machinequeue.wakeups")
 
 NAME = "machinequeue"
 SEND_TIMEOUT = 0.2
@@ -41,6 +45,69 @@ class _Breaker:
 
 
 _breaker = _Breaker()
+
+
+class _Outbox:
+    """Wake-ups to be sent by a thread of their own, so that an enqueue never waits for Redis.
+
+    What comes while one is being sent is merged with its like. The thread is started at the first wake-up of a
+    process, again after a fork, and is given a moment to finish when the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._lanes: dict[tuple[str, str], None] = {}
+        self._sending = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, lane: tuple[str, str]) -> None:
+        with self._changed:
+            self._lanes[lane] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send, name="machinequeue-wakeups", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is sent, at most so long. False when it was not."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._lanes and not self._sending, seconds)
+
+    def _send(self) -> None:
+        while True:
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lanes)
+                lanes, self._lanes, self._sending = list(self._lanes), {}, True
+            for lane in lanes:
+                try:
+                    wake(*lane)
+                except Exception:
+                    logger.exception("A wake-up could not be sent.")
+
+
+_outbox = _Outbox()
+
+
+def _new_outbox() -> None:
+    global _outbox  # noqa: PLW0603 - a fork has neither the thread nor a lock that can be trusted
+    _outbox = _Outbox()
+
+
+os.register_at_fork(after_in_child=_new_outbox)
+atexit.register(lambda: _outbox.flush(2 * SEND_TIMEOUT))
+
+
+def wake_soon(backend: str, queue: str) -> None:
+    """Have a wake-up sent, at once and by another thread."""
+    if not conf.in_machine() and not _breaker.open():
+        _outbox.add((backend, queue))
+
+
+def flush(seconds: float = 1.0) -> bool:
+    """Wait until the wake-ups of this process are sent, at most so long. False when some were not."""
+    return _outbox.flush(seconds)
 
 
 def wake(backend: str, queue: str) -> bool:

@@ -116,7 +116,7 @@ class MachineBackend(BaseTaskBackend):
         return [self._enqueued(task, run_id, run, now) for run_id, run in zip(ids, new, strict=True)]
 
     def _wake_on_commit(self, queue: str) -> None:
-        transaction.on_commit(partial(wakeups.wake, self.alias, queue), using=sql.alias(), robust=True)
+        transaction.on_commit(partial(wakeups.wake_soon, self.alias, queue), using=sql.alias(), robust=True)
 
     def _compile(self, task: Any) -> _Compiled:
         compiled = self._compiled.get(task)

@@ -21,7 +21,7 @@ from tests.world import World, world
 def woken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The wake-ups that were sent, (backend, queue) each; none leaves the process."""
     sent: list[tuple[str, str]] = []
-    monkeypatch.setattr(wakeups, "wake", lambda backend, queue: sent.append((backend, queue)))
+    monkeypatch.setattr(wakeups, "wake_soon", lambda backend, queue: sent.append((backend, queue)))
     return sent
 
 
@@ -38,6 +38,7 @@ def fresh_wakeups(tmp_path: Any, settings: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(wakeups, "_huey", noted)
 
     def forget() -> None:
+        wakeups.flush()
         wakeups._sender.cache_clear()
         wakeups._breaker.closed_at = 0.0
 

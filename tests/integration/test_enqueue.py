@@ -82,7 +82,7 @@ def test_a_wake_up_that_raises_harms_nobody(monkeypatch: pytest.MonkeyPatch, cap
     def broken(backend: str, queue: str) -> bool:
         raise OSError("no route")
 
-    monkeypatch.setattr("machinequeue.wakeups.wake", broken)
+    monkeypatch.setattr("machinequeue.wakeups.wake_soon", broken)
     with caplog.at_level(logging.CRITICAL):
         result = tasks.add.enqueue(1)
     assert TaskRun.objects.filter(pk=result.id).exists()

@@ -1,8 +1,12 @@
 """Wake-ups over a real Redis and over a file, and what an enqueue costs when nobody answers."""
 
 import json
+import os
 import queue
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -114,6 +118,58 @@ def test_a_pickle_in_redis_is_not_run(redis_url: str, fresh_wakeups: Choose, tmp
     assert not trap.exists()
 
 
+@pytest.mark.django_db(transaction=True)
+def test_wake_ups_are_sent_by_a_thread_merged_and_after_a_fork_too(
+    redis_url: str, fresh_wakeups: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_wakeups(redis_url)
+    sent: list[tuple[str, str, str]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(backend: str, name: str) -> bool:
+        sent.append((backend, name, threading.current_thread().name))
+        begun.set()
+        return go_on.wait(10)
+
+    monkeypatch.setattr(wakeups, "wake", slow)
+    wakeups.wake_soon("default", "default")
+    assert begun.wait(10)
+    for _ in range(50):
+        wakeups.wake_soon("default", "default")
+        wakeups.wake_soon("default", "reports")
+    assert not wakeups.flush(0)
+    go_on.set()
+    assert wakeups.flush(10)
+    assert [(backend, name) for backend, name, _ in sent] == [
+        ("default", "default"),
+        ("default", "default"),
+        ("default", "reports"),
+    ]
+    assert {thread for _, _, thread in sent} == {"machinequeue-wakeups"}
+    before = wakeups._outbox
+    wakeups._new_outbox()  # what a fork does in the child
+    wakeups.wake_soon("default", "default")
+    assert wakeups.flush(10)
+    assert len(sent) == 4
+    assert wakeups._outbox is not before
+
+
+def test_a_process_that_ends_at_once_still_sends_its_wake_up(redis_url: str, fresh_wakeups: Choose) -> None:
+    fresh_wakeups(redis_url)
+    received: queue.Queue[str] = queue.Queue()
+    program = (
+        "import django; django.setup(); from machinequeue import wakeups; wakeups.wake_soon('default', 'reports')"
+    )
+    environment = {**os.environ, "REDIS_URL": redis_url, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    consumer = wakeups.Consumer(lambda backend, name: received.put(name), workers=1)
+    consumer.start()
+    try:
+        assert received.get(timeout=20) == "reports"
+    finally:
+        consumer.stop()
+
+
 def test_a_machine_sends_no_wake_ups(monkeypatch: pytest.MonkeyPatch, fresh_wakeups: Choose) -> None:
     fresh_wakeups()
     monkeypatch.setenv("MACHINEQUEUE_MACHINE", "mq-1")
@@ -149,7 +205,8 @@ def test_an_enqueue_without_redis_is_written_soon_and_the_breaker_opens(
     fresh_wakeups(f"redis://:{secret}@127.0.0.1:{request.getfixturevalue(port)}/0")
     begin = time.monotonic()
     first = tasks.add.enqueue(1)
-    assert time.monotonic() - begin < 2, "0.2 s for Redis, and what a busy computer adds"
+    assert time.monotonic() - begin < 2, "a thread waits for Redis, and what a busy computer adds"
+    assert wakeups.flush(5)
     assert "wakeup.unreachable" in caplog.text
     assert secret not in caplog.text
 
