@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -68,7 +68,7 @@ class RunAdmin(RunWishes, RunPage):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         for word in search_term.split():
-            queryset = queryset.filter(Q(task__icontains=word) | search.id_starts_with(word))
+            queryset = queryset.filter(search.run_matches(word))
         return queryset, False
 
     @admin.display(description=gettext_lazy("task"))

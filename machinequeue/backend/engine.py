@@ -30,7 +30,7 @@ from machinequeue.compat import (
 from machinequeue.errors import ConfigurationError, InvalidArguments, TaskNotImportable
 from machinequeue.lifecycle import AttemptStatus, RunStatus
 from machinequeue.payload import NotStorable, normalize
-from machinequeue.records import Attempt, TaskRun, runs, sql
+from machinequeue.records import TaskRun, runs, sql
 from machinequeue.records.claims import Claim
 
 _EDGE = {RunStatus.READY: "READY", RunStatus.RUNNING: "RUNNING", RunStatus.SUCCESSFUL: "SUCCESSFUL"}
@@ -198,9 +198,9 @@ class MachineBackend(BaseTaskBackend):
             raise TaskResultDoesNotExist(
                 f"There is no run {run_id} in backend {self.alias!r}; it may have been pruned."
             )
-        return self._result(run, runs.attempts(run_id) if run.epoch else [])
+        return self._result(run, runs.traces(run_id) if run.epoch else [])
 
-    def _result(self, run: TaskRun, attempts: list[Attempt]) -> MachineTaskResult:
+    def _result(self, run: TaskRun, traces: list[runs.Trace]) -> MachineTaskResult:
         result = MachineTaskResult(
             task=self.restore(run.task, run.queue, run.priority, _deferral(run)),
             id=str(run.pk),
@@ -212,8 +212,8 @@ class MachineBackend(BaseTaskBackend):
             args=run.args,
             kwargs=run.kwargs,
             backend=self.alias,
-            errors=_errors(run, attempts),
-            worker_ids=[_worker_id(attempt) for attempt in attempts],
+            errors=_errors(run, traces),
+            worker_ids=[trace.worker_id for trace in traces],
             run_status=run.status,
             progress=run.progress,
             metadata=run.metadata,
@@ -237,7 +237,7 @@ class MachineBackend(BaseTaskBackend):
 
     def context_of(self, claim: Claim, worker_id: str, send: Callable[[dict[str, Any]], None]) -> MachineTaskContext:
         """The context of a claimed run, without asking the database (unless it had attempts before)."""
-        earlier = [_worker_id(attempt) for attempt in runs.attempts(claim.run_id)[:-1]] if claim.epoch > 1 else []
+        earlier = [trace.worker_id for trace in runs.traces(claim.run_id)[:-1]] if claim.epoch > 1 else []
         result = MachineTaskResult(
             task=self.restore(claim.task, claim.queue, claim.priority, _deferral(claim)),
             id=str(claim.run_id),
@@ -280,19 +280,15 @@ def _pair(call: Any, index: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
     raise InvalidArguments(f"calls[{index}] must be an (args, kwargs) pair such as ((1, 2), {{}}), not {call!r:.100}.")
 
 
-def _worker_id(attempt: Attempt) -> str:
-    return (attempt.machine.fly_id or attempt.machine.name) if attempt.machine else attempt.boot_id
-
-
-def _errors(run: TaskRun, attempts: list[Attempt]) -> list[TaskError]:
+def _errors(run: TaskRun, traces: list[runs.Trace]) -> list[TaskError]:
     fine = (AttemptStatus.RUNNING, AttemptStatus.SUCCEEDED)
     errors = [
         TaskError(
-            exception_class_path=attempt.error or "machinequeue.errors.RunFailed",
-            traceback=attempt.traceback or (attempt.diagnosis or {}).get("sentence", ""),
+            exception_class_path=trace.error or "machinequeue.errors.RunFailed",
+            traceback=trace.traceback or trace.sentence,
         )
-        for attempt in attempts
-        if attempt.status not in fine
+        for trace in traces
+        if trace.status not in fine
     ]
     if ending := _ENDINGS.get(RunStatus(run.status)):
         errors.append(TaskError(exception_class_path=f"machinequeue.errors.{ending}", traceback=run.reason))

@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from machinequeue import conf
 from machinequeue.compat import AnyTaskContext, AnyTaskResult
 from machinequeue.errors import WaitInsideTask
-from machinequeue.lifecycle import FINISHED
+from machinequeue.lifecycle import FINISHED, RunStatus
 from machinequeue.records import runs
 
 SHORTEST_POLL = 0.002
@@ -32,6 +32,8 @@ class MachineTaskResult(AnyTaskResult):  # type: ignore[misc]  # the stubs miss 
 
     def refresh(self) -> None:
         """Read the run again."""
+        if self.run_status == RunStatus.READY and runs.status(uuid.UUID(self.id)) == RunStatus.READY:
+            return  # nothing of a run that waits changes: the usual answer to one who looks often
         self._take(self.task.get_backend().get_result(self.id))
 
     async def arefresh(self) -> None:

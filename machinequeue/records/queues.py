@@ -105,7 +105,7 @@ def _supply(group: runs.Group, boot_seconds: float | None) -> demand.Supply:
         .aggregate(
             coming=Count("id", filter=mine & Q(status__in=coming)),
             idle=Count("id", filter=mine & Q(status=MachineStatus.IDLE)),
-            busy=Count("id", filter=mine & Q(status=MachineStatus.BUSY) & ~Exists(at_it)),
+            busy=Count("id", filter=mine & Q(~Exists(at_it), status=MachineStatus.BUSY)),
             of_queue=Count("id", filter=of_queue),
             of_all=Count("id"),
         )

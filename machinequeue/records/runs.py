@@ -136,6 +136,35 @@ def attempts(run_id: uuid.UUID) -> list[Attempt]:
     return list(Attempt.objects.using(sql.alias()).filter(run_id=run_id).select_related("machine").order_by("epoch"))
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What a result shows of an attempt."""
+
+    status: str
+    error: str
+    traceback: str
+    sentence: str
+    worker_id: str
+    """The machine's Fly id, or what else is known of who made the attempt."""
+
+
+_TRACES = """
+SELECT a.status, a.error, a.traceback, a.diagnosis, a.boot_id, m.fly_id, m.name
+FROM machinequeue_attempt a LEFT JOIN machinequeue_machine m ON m.id = a.machine_id
+WHERE a.run_id = %s ORDER BY a.epoch"""
+
+
+def traces(run_id: uuid.UUID) -> list[Trace]:
+    """The attempts of a run, oldest first, as its result shows them: callers that wait ask this often."""
+    connection = sql.connection()
+    return [
+        Trace(status, error, traceback, (sql.read_json(diagnosis) or {}).get("sentence", ""), fly_id or name or boot_id)
+        for status, error, traceback, diagnosis, boot_id, fly_id, name in sql.fetch_all(
+            connection, _TRACES, [sql.key(connection, run_id)]
+        )
+    ]
+
+
 def output(run_id: uuid.UUID) -> str:
     """What the attempts of a run printed, oldest first."""
     chunks = OutputChunk.objects.using(sql.alias()).filter(attempt__run_id=run_id).order_by("attempt__epoch", "id")

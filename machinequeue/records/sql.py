@@ -83,6 +83,13 @@ def execute(connection: BaseDatabaseWrapper, statement: str, params: Sequence[An
         return int(cursor.rowcount)
 
 
+def fetch_all(connection: BaseDatabaseWrapper, statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run a statement; all of its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        return list(cursor.fetchall())
+
+
 def fetch(connection: BaseDatabaseWrapper, statement: str, params: Sequence[Any]) -> tuple[Any, ...] | None:
     """Run a statement; its first row."""
     with connection.cursor() as cursor:

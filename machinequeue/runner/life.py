@@ -6,6 +6,7 @@ import select
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ POLL_FIRST = 0.02
 POLL_LONGEST = 0.25
 LISTEN_POLL = 2.0
 """How often a machine that LISTENs looks anyway: a pooler may swallow notifications."""
+LEARN_AFTER = 1.0
+"""Seconds of waiting after which there is time to store what runs took."""
 
 
 class Stop:
@@ -98,77 +101,6 @@ def _since_start() -> float:
     return round(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"), 3)
 
 
-@dataclass
-class _Machine:
-    checked_in: machines.CheckIn
-    boot_id: str
-    supervisor: Supervisor
-    stop: Stop
-    ends_at: float
-    """When its life is over, on the monotonic clock."""
-    runs: int = 0
-    reason: str = "nothing is ready"
-    tally: Tally = field(default_factory=Tally)
-
-    def __post_init__(self) -> None:
-        me = self.checked_in
-        self.claimant = Claimant(me.machine_id, self.boot_id, me.backend, me.queue, me.spec_key)
-        self.alone = me.isolation == "machine"
-
-    def work(self) -> str:
-        """Execute runs until there is a reason to leave; the reason."""
-        self.supervisor.template.prepare(self.checked_in.task)
-        while not self.stop.asked:
-            claim = self._claim() or self._wait_for_claim()
-            if claim is None:
-                break
-            self.tally.add(claim.task, self.supervisor.execute(claim, more=not self.alone))
-            self.runs += 1
-            if self.alone:
-                return "its one run is done"
-        return "asked to stop" if self.stop.asked else self.reason
-
-    def _claim(self) -> Claim | None:
-        lease = self.supervisor.settings.lease_seconds
-        return persist(lambda: claims.claim(self.claimant, lease_seconds=lease, life_seconds=self._life))
-
-    def _wait_for_claim(self) -> Claim | None:
-        """Wait as an idle machine, as long as the queue's policy says. None, and the reason, when that is over."""
-        idle_timeout = conf.policy(self.checked_in.backend, self.checked_in.queue).idle_timeout
-        ends_at = min(time.monotonic() + idle_timeout, self.ends_at - conf.GRACE_SECONDS)
-        news, looked_at = News(), -LISTEN_POLL
-        pause = POLL_FIRST
-        while not self.stop.asked and time.monotonic() < ends_at:
-            if time.monotonic() - looked_at >= LISTEN_POLL:
-                looked_at = time.monotonic()
-                if reason := persist(self._reason_to_leave):
-                    self.reason = reason
-                    return None
-            persist(news.listen)
-            if claim := self._claim():
-                return claim
-            if not self.tally.runs:
-                left = ends_at - time.monotonic()
-                news.wait(min(LISTEN_POLL if news.listening else pause, left), self.stop.descriptor)
-                pause = min(pause * 1.3, POLL_LONGEST)
-            self.tally.learn()
-        return None
-
-    def _reason_to_leave(self) -> str:
-        """Be idle; empty unless there is a reason not to wait on."""
-        if not machines.idle(self.checked_in.machine_id, self.boot_id, self.runs):
-            return "asked to retire"
-        return (
-            "too little life left for a run that waits"
-            if claims.outlived(self.claimant, life_seconds=self._life)
-            else ""
-        )
-
-    @property
-    def _life(self) -> float:
-        return self.ends_at - time.monotonic() - conf.GRACE_SECONDS
-
-
 class News:
     """Notifications that work was enqueued, on the thread's own PostgreSQL connection; on SQLite there are none."""
 
@@ -203,3 +135,72 @@ class News:
         ready, _, _ = select.select(descriptors, [], [], seconds)
         if stop_descriptor in ready:
             read_available(stop_descriptor)
+
+
+@dataclass
+class _Machine:
+    checked_in: machines.CheckIn
+    boot_id: str
+    supervisor: Supervisor
+    stop: Stop
+    ends_at: float
+    """When its life is over, on the monotonic clock."""
+    runs: int = 0
+    reason: str = "nothing is ready"
+    tally: Tally = field(default_factory=Tally)
+    news: News = field(default_factory=News)
+
+    def __post_init__(self) -> None:
+        me = self.checked_in
+        self.claimant = Claimant(me.machine_id, self.boot_id, me.backend, me.queue, me.spec_key)
+        self.alone = me.isolation == "machine"
+
+    def work(self) -> str:
+        """Execute runs until there is a reason to leave; the reason."""
+        self.supervisor.template.prepare(self.checked_in.task)
+        while not self.stop.asked:
+            claim = self._claim() or self._wait_for_claim()
+            if claim is None:
+                break
+            self.tally.add(claim.task, self.supervisor.execute(claim, more=not self.alone))
+            self.runs += 1
+            if self.alone:
+                return "its one run is done"
+        return "asked to stop" if self.stop.asked else self.reason
+
+    def _claim(self) -> Claim | None:
+        lease = self.supervisor.settings.lease_seconds
+        return persist(lambda: claims.claim(self.claimant, lease_seconds=lease, life_seconds=self._life))
+
+    def _wait_for_claim(self) -> Claim | None:
+        """Wait as an idle machine, as long as the queue's policy says. None, and the reason, when that is over."""
+        idle_timeout = conf.policy(self.checked_in.backend, self.checked_in.queue).idle_timeout
+        ends_at = min(time.monotonic() + idle_timeout, self.ends_at - conf.GRACE_SECONDS)
+        waits_since, looked_at, pause = time.monotonic(), -LISTEN_POLL, POLL_FIRST
+        while not self.stop.asked and time.monotonic() < ends_at:
+            if time.monotonic() - looked_at >= LISTEN_POLL:
+                if reason := persist(partial(self._reason_to_leave, first=looked_at < waits_since)):
+                    self.reason = reason
+                    return None
+                looked_at = time.monotonic()
+            persist(self.news.listen)
+            if claim := self._claim():
+                return claim
+            if time.monotonic() - waits_since > LEARN_AFTER:
+                self.tally.learn()
+            left = ends_at - time.monotonic()
+            self.news.wait(min(LISTEN_POLL if self.news.listening else pause, left), self.stop.descriptor)
+            pause = min(pause * 1.3, POLL_LONGEST)
+        return None
+
+    def _reason_to_leave(self, *, first: bool) -> str:
+        """Be idle; empty unless there is a reason not to wait on. The first look of a wait asks what is quick."""
+        if not machines.idle(self.checked_in.machine_id, self.boot_id, self.runs):
+            return "asked to retire"
+        if not first and claims.outlived(self.claimant, life_seconds=self._life):
+            return "too little life left for a run that waits"
+        return ""
+
+    @property
+    def _life(self) -> float:
+        return self.ends_at - time.monotonic() - conf.GRACE_SECONDS

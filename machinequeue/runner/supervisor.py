@@ -60,9 +60,9 @@ class Supervisor:
     def execute(self, claim: Claim, *, more: bool) -> Report:
         """Execute a claimed run and record what came of it. `more`: have the next process forked meanwhile."""
         execution = self._start(claim)
-        if more:
-            self.template.prepare(claim.task)
         self._attend(execution)
+        if more:
+            self.template.prepare(claim.task)  # it forks while the outcome is written and the next run claimed
         self.scribe.release()
         if execution.message is None or execution.interrupted:
             self._end_group(execution)
