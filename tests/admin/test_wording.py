@@ -135,6 +135,11 @@ def test_ran() -> None:
     assert timings.ran(Attempt(claimed_at=NOON), at(9)) == 9
 
 
-@pytest.mark.parametrize("text", ["", "g", "xyz", "0" * 33, "é", "-"])
-def test_what_cannot_start_an_id_finds_none(text: str) -> None:
-    assert search.id_starts_with(text).children == [("pk__in", ())]
+@pytest.mark.parametrize("word", ["g", "xyz", "0" * 33, "é", "make_receipt"])
+def test_what_cannot_start_an_id_is_looked_for_in_tasks(word: str) -> None:
+    assert search.run_matches(word).children == [("task__icontains", word)]
+
+
+@pytest.mark.parametrize("word", ["01a1fc98", "01A1FC98-2419-71a7-95fb-42768681e015"])
+def test_what_is_surely_an_id_asks_the_index_only(word: str) -> None:
+    assert [name for name, _ in search.run_matches(word).children] == ["pk__gte", "pk__lte"]
