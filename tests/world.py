@@ -67,6 +67,8 @@ class World:
 
     root: Path
     redis_url: str
+    url: str = field(default_factory=database_url)
+    """The database of dispatchers and machines."""
     emulator: Emulator = field(init=False)
     processes: list[Process] = field(default_factory=list)
 
@@ -77,7 +79,7 @@ class World:
             token=TOKEN,
             images={IMAGE: (WORKSHOP, sys.executable)},
             secrets={
-                "DATABASE_URL": database_url(),
+                "DATABASE_URL": self.url,
                 "DJANGO_SETTINGS_MODULE": "tests.workshop.settings",
                 "FLY_API_TOKEN": TOKEN,
                 "SHOP_SECRET": "a secret of the app",
@@ -92,7 +94,7 @@ class World:
             "PATH": os.environ["PATH"],
             "PYTHONUNBUFFERED": "1",
             "DJANGO_SETTINGS_MODULE": "tests.workshop.settings",
-            "DATABASE_URL": database_url(),
+            "DATABASE_URL": self.url,
             "WORKSHOP_STATE": str(self.state_dir),
             "REDIS_URL": self.redis_url,
             "FLY_APP_NAME": APP,
@@ -141,7 +143,7 @@ class World:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 environment = process.environ()
-                if environment.get("MACHINEQUEUE_MACHINE") and environment.get("DATABASE_URL") == database_url():
+                if environment.get("MACHINEQUEUE_MACHINE") and environment.get("DATABASE_URL") == self.url:
                     found.append(process)
         return found
 
