@@ -165,7 +165,7 @@ class World:
         """Wait until every machine is gone, by its row, by the API and by the table of processes."""
         until(lambda: not Machine.objects.exclude(status="gone").exists(), seconds, self.said)
         until(lambda: all(each.state == "destroyed" for each in self.emulator.machines()), seconds, self.said)
-        until(lambda: not self.machine_processes(), seconds, lambda: self.machine_processes())
+        until(lambda: not self.machine_processes(), seconds, self.machine_processes)
 
 
 @contextlib.contextmanager

@@ -114,9 +114,7 @@ def shop(
 
 
 @pytest.fixture
-def empty_shop(
-    tables: None, django_db_blocker: Any, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[World]:
+def empty_shop(tables: None, django_db_blocker: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     """A world of one test alone, in which no dispatcher was started yet."""
     with _world(tmp_path, request, django_db_blocker) as made:
         yield made

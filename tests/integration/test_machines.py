@@ -183,7 +183,7 @@ def test_an_exception_ends_in_errors_output_and_the_sentence_why(shop: World) ->
     assert (str(result.status), result.attempts) == ("FAILED", 1)
     [error] = result.errors
     assert error.exception_class is ValueError
-    assert 'raise ValueError(text)' in error.traceback
+    assert "raise ValueError(text)" in error.traceback
     assert "tests/workshop/tasks.py" in error.traceback
     assert "about to fail" in result.output
     assert result.why() == "ValueError: no \x1b paper"

@@ -230,7 +230,13 @@ def test_a_machine_goes_from_reserved_to_gone() -> None:
     assert machines.requesting(machine)
     assert machines.created(machine, fly_id="abc", region="iad", state="created", request_ids=["r1"])
     row = Machine.objects.get()
-    assert (row.status, row.fly_id, row.region, row.state, row.request_ids) == ("created", "abc", "iad", "created", ["r1"])
+    assert (row.status, row.fly_id, row.region, row.state, row.request_ids) == (
+        "created",
+        "abc",
+        "iad",
+        "created",
+        ["r1"],
+    )
     by = check_in(machine)
     assert Machine.objects.get().status == "booted"
     assert machines.idle(by.machine_id, by.boot_id, 0)

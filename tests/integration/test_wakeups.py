@@ -157,9 +157,7 @@ def test_wake_ups_are_sent_by_a_thread_merged_and_after_a_fork_too(
 def test_a_process_that_ends_at_once_still_sends_its_wake_up(redis_url: str, fresh_wakeups: Choose) -> None:
     fresh_wakeups(redis_url)
     received: queue.Queue[str] = queue.Queue()
-    program = (
-        "import django; django.setup(); from machinequeue import wakeups; wakeups.wake_soon('default', 'reports')"
-    )
+    program = "import django; django.setup(); from machinequeue import wakeups; wakeups.wake_soon('default', 'reports')"
     environment = {**os.environ, "REDIS_URL": redis_url, "DJANGO_SETTINGS_MODULE": "tests.settings"}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
     consumer = wakeups.Consumer(lambda backend, name: received.put(name), workers=1)

@@ -53,7 +53,7 @@ def test_it_imports_where_django_is_absent(line: str) -> None:
 
 
 def test_importing_it_imports_nothing_else() -> None:
-    code = "import sys, json; before = set(sys.modules); import machinequeue; print(json.dumps(sorted(set(sys.modules) - before)))"
+    code = "import sys, json; old = set(sys.modules); import machinequeue; print(json.dumps([*set(sys.modules) - old]))"
     brought = set(json.loads(in_fresh_python(code)))
     assert {name for name in brought if name.split(".")[0] in {"django", "httpx", "huey", "redis"}} == set()
     assert {name for name in brought if name.startswith("machinequeue.")} == set()
