@@ -1,0 +1,59 @@
+"""The German catalogue: complete, compiled, and with the same places for numbers."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django.utils import translation
+
+import machinequeue
+from machinequeue.admin import wording
+from tests.admin import rows
+
+CATALOGUE = Path(machinequeue.__file__).parent / "locale/de/LC_MESSAGES"
+
+
+def test_the_admin_speaks_german(operator: Client) -> None:
+    rows.one_of_each()
+    text = operator.get("/admin/machinequeue/taskrun/", headers={"accept-language": "de"}).content.decode()
+    for words in (
+        "Fehlgeschlagen",
+        "Warteschlange",
+        "die Warteschlange ist angehalten",
+        "Nach eingereiht",
+        "1 verloren",
+    ):
+        assert words in text
+    # Catalogues of all apps are one: a word of ours must not become the label of Django's own button "Run".
+    assert not re.search(r"Lauf\s*</button>", text)
+    run = rows.enqueue()
+    operator.post("/admin/machinequeue/taskrun/", {"action": "cancel_runs", "_selected_action": [str(run.pk)]})
+    operator.cookies["django_language"] = "de"
+    data = {"action": "retry_runs", "_selected_action": [str(run.pk)]}
+    answer = operator.post("/admin/machinequeue/taskrun/", data, follow=True)
+    assert "1 Lauf wird wiederholt." in [str(message) for message in answer.context["messages"]]
+
+
+def test_numbers_follow_the_language() -> None:
+    with translation.override("de"):
+        assert wording.duration(4.26) == "4,3 s"
+        assert wording.megabytes(2048) == "2.048 MB"
+
+
+def test_every_translation_keeps_the_places_of_its_text() -> None:
+    blocks = (CATALOGUE / "django.po").read_text().split("\n\n")[1:]
+    assert len(blocks) > 200
+    for block in blocks:
+        said, _, translated = block.partition("\nmsgstr")
+        assert not re.search(r'^msgstr(\[\d\])? ""$', block, re.MULTILINE), block
+        assert set(re.findall(r"%\(\w+\)\w|%\d*d", said)) == set(re.findall(r"%\(\w+\)\w|%\d*d", translated)), block
+
+
+@pytest.mark.skipif(shutil.which("msgfmt") is None, reason="msgfmt compiles catalogues")
+def test_what_is_compiled_is_what_is_written(tmp_path: Path) -> None:
+    compiled = tmp_path / "django.mo"
+    subprocess.run(["msgfmt", "-o", compiled, CATALOGUE / "django.po"], check=True)
+    assert compiled.read_bytes() == (CATALOGUE / "django.mo").read_bytes()
