@@ -83,7 +83,9 @@ class Policy:
     timeout: float = option(600.0, "Longest time of a run, in seconds.", minimum=0.1)
     max_attempts: int = option(1, "Attempts of a run whose task raises.", minimum=1)
     isolation: str = option(
-        "process", "What a run shares with others: a machine, or nothing.", choices=("process", "machine")
+        "process",
+        "What executes a run: a machine of its own, a process of its own, or a process shared with other runs.",
+        choices=("machine", "process", "shared"),
     )
 
 

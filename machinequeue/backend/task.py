@@ -121,8 +121,8 @@ def machine_task(function: Callable[..., Any] | None = None, /, **options: Any) 
     """Make a module-level function a task that runs on a machine launched for it.
 
     Options: priority, queue_name, backend, takes_context (Django's); timeout in seconds, max_attempts, memory_mb, cpus,
-    cpu_kind ("shared", "performance"), regions, isolation ("process", "machine"), backoff, retry_on. Raises InvalidTask
-    or TypeError, at import, for options that cannot work.
+    cpu_kind ("shared", "performance"), regions, isolation ("machine", "process", "shared"), backoff, retry_on. Raises
+    InvalidTask or TypeError, at import, for options that cannot work.
     """
     if "run_after" in options:
         raise TypeError("run_after cannot be given to @machine_task: use .using(run_after=...) when enqueueing.")

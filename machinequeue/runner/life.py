@@ -82,7 +82,9 @@ def live(name: str) -> int:
         emit("machine.late", machine=name)
         template.close()
         return 0
-    supervisor = Supervisor(template, fly_id or name, lambda: stop.asked, stop.descriptor)
+    supervisor = Supervisor(
+        template, fly_id or name, lambda: stop.asked, stop.descriptor, isolation=checked_in.isolation
+    )
     machine = _Machine(checked_in, boot_id, supervisor, stop, time.monotonic() + checked_in.life_seconds)
     reason = machine.work()
     machine.tally.learn()
@@ -162,7 +164,7 @@ class _Machine:
             claim = self._claim() or self._wait_for_claim()
             if claim is None:
                 break
-            self.tally.add(claim.task, self.supervisor.execute(claim, more=not self.alone))
+            self.tally.add(claim.task, self.supervisor.execute(claim))
             self.runs += 1
             if self.alone:
                 return "its one run is done"

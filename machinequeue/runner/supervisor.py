@@ -21,6 +21,11 @@ from machinequeue.runner.scribe import Scribe, Watched
 from machinequeue.runner.template import Child, Template, kill_group
 from machinequeue.telemetry import emit
 
+SHARED_RUNS = 500
+"""Runs after which a shared process is replaced."""
+SHARED_GROWTH_MB = 128
+"""Growth of its memory after which a shared process is replaced."""
+
 GRACE_SECONDS = 10.0
 """What a task gets to end by itself, after it was interrupted, before its process group is killed."""
 
@@ -43,6 +48,15 @@ class Execution:
 
 
 @dataclass
+class _Shared:
+    """A process that executes one run after the other."""
+
+    child: Child
+    first_peak_mb: int
+    runs: int = 0
+
+
+@dataclass
 class Supervisor:
     """Executes claims one after the other through a template."""
 
@@ -52,16 +66,18 @@ class Supervisor:
     """Whether the machine was asked to stop."""
     wake_descriptor: int
     """Readable when a signal came."""
+    isolation: str = "process"
     settings: conf.Settings = field(default_factory=conf.settings)
+    _shared: "_Shared | None" = None
 
     def __post_init__(self) -> None:
         self.scribe = Scribe(self.settings.lease_seconds, self.settings.heartbeat_seconds)
 
-    def execute(self, claim: Claim, *, more: bool) -> Report:
-        """Execute a claimed run and record what came of it. `more`: have the next process forked meanwhile."""
+    def execute(self, claim: Claim) -> Report:
+        """Execute a claimed run and record what came of it."""
         execution = self._start(claim)
         self._attend(execution)
-        if more:
+        if self.isolation == "process":
             self.template.prepare(claim.task)  # it forks while the outcome is written and the next run claimed
         self.scribe.release()
         if execution.message is None or execution.interrupted:
@@ -71,15 +87,40 @@ class Supervisor:
         recorded = self._record(execution, report)
         with suppress(Closed):
             execution.child.channel.send({"recorded": recorded})
-        execution.child.close()
+        if not self._keep(execution, report):
+            execution.child.close()
         return report
 
     def _start(self, claim: Claim) -> Execution:
-        child = self.template.take(claim.task)
-        self.template.wait_pid(child)
+        child = self._process_for(claim)
         child.channel.send(task_process.pack(claim, self.worker_id))
         output = Output(self.settings.output_bytes)
         return Execution(claim, child, output, self.scribe.watch(claim, output, child.pid), time.monotonic())
+
+    def _process_for(self, claim: Claim) -> Child:
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            self.template.listen_now()
+            if shared.child.status is None:
+                self._shared = shared
+                return shared.child
+            shared.child.close()
+        child = self.template.take(claim.task)
+        self.template.wait_pid(child)
+        return child
+
+    def _keep(self, execution: Execution, report: Report) -> bool:
+        """Whether the process may execute another run: only where runs share one, and nothing went wrong with it."""
+        before, self._shared = self._shared, None
+        if self.isolation != "shared" or execution.message is None or execution.interrupted or execution.watched.lost:
+            return False
+        peak = report.peak_memory_mb or 0
+        shared = before or _Shared(execution.child, first_peak_mb=peak)
+        shared.runs += 1
+        if shared.runs >= SHARED_RUNS or peak - shared.first_peak_mb > SHARED_GROWTH_MB:
+            return False
+        self._shared = shared
+        return True
 
     # While it runs --------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.db import connections
+from django.db import close_old_connections, connections
 from django.utils.module_loading import import_string
 
 from machinequeue.compat import Task, TaskResultStatus, task_backends, task_signals
@@ -44,14 +44,18 @@ _TIMES = ("run_after", "enqueued_at", "started_at", "last_attempted_at")
 
 
 def main(end: int, output: int, path: str) -> None:
-    """Wait for a claim on the channel `end`, execute it, answer. Never returns. `path`: the task it will likely be."""
+    """Execute the claims that come over the channel `end` until it is closed. Never returns.
+
+    One claim only, unless the queue's isolation is "shared". `path` is the task that the first will likely be.
+    """
     code = 1
     try:
         _settle_in(output)
         _warm_up(path)
         channel = Channel(socket.socket(fileno=end))
-        _execute(channel, channel.receive())
-        code = 0
+        while True:
+            _execute(channel, channel.receive())
+            close_old_connections()
     except Closed:
         code = 0  # the supervisor needs this process no more
     except BaseException:

@@ -94,6 +94,11 @@ class Template:
                     del self.children[ended.number]
                     kill_group(ended.pid)
 
+    def listen_now(self) -> None:
+        """Read what the template has said, without waiting. Raises Closed."""
+        if select.select([self.channel.fileno()], [], [], 0)[0]:
+            self.listen()
+
     def wait_pid(self, child: Child) -> None:
         """Until the template has said the child's process id. Raises Closed."""
         while not child.pid:
