@@ -165,7 +165,7 @@ def exit_in_words(event: Mapping[str, Any] | None) -> str:
     if event.get("oom_killed"):
         return _("out of memory")
     parts = []
-    if event.get("signal"):
+    if (event.get("signal") or -1) > 0:  # Fly says -1 for none
         parts.append(_("signal %(number)s") % {"number": event["signal"]})
     if event.get("exit_code") is not None:
         parts.append(_("exit code %(number)s") % {"number": event["exit_code"]})

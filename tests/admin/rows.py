@@ -114,7 +114,7 @@ def lose(held: Held) -> TaskRun:
 
 
 def gone(held: Held, exit_code: int = 0) -> Machine:
-    event = {"exit_code": exit_code, "signal": None, "oom_killed": False, "requested_stop": False, "error": ""}
+    event = {"exit_code": exit_code, "signal": -1, "oom_killed": False, "requested_stop": False, "error": ""}
     machines.gone(held.machine, state="destroyed", exit_event=event, reason=f"exit code {exit_code}")
     held.machine.refresh_from_db()
     return held.machine

@@ -56,6 +56,7 @@ def test_every_status_has_a_look(status: str) -> None:
         (None, "–"),
         ({}, "–"),
         ({"exit_code": 0}, "exit code 0"),
+        ({"exit_code": 0, "signal": -1}, "exit code 0"),
         ({"exit_code": 137, "oom_killed": True}, "out of memory"),
         ({"exit_code": 0, "requested_stop": True}, "exit code 0, was asked to stop"),
         ({"exit_code": 143, "signal": 15}, "signal 15, exit code 143"),
