@@ -69,6 +69,8 @@ class World:
     redis_url: str
     url: str = field(default_factory=database_url)
     """The database of dispatchers and machines."""
+    idle_seconds: float = 0.0
+    """How long machines of the default queue wait for more work."""
     emulator: Emulator = field(init=False)
     processes: list[Process] = field(default_factory=list)
 
@@ -82,6 +84,7 @@ class World:
                 "DATABASE_URL": self.url,
                 "DJANGO_SETTINGS_MODULE": "tests.workshop.settings",
                 "FLY_API_TOKEN": TOKEN,
+                "WORKSHOP_IDLE": str(self.idle_seconds),
                 "SHOP_SECRET": "a secret of the app",
             },
             env={"PATH": os.environ["PATH"]},
@@ -169,11 +172,11 @@ class World:
 
 
 @contextlib.contextmanager
-def world(root: Path, redis_url: str) -> Iterator[World]:
+def world(root: Path, redis_url: str, idle_seconds: float = 0.0) -> Iterator[World]:
     """A world that ends with the block, leaves no process and no row."""
     with contextlib.ExitStack() as exits:
         exits.callback(_forget)
-        made = World(root, redis_url)
+        made = World(root, redis_url, idle_seconds=idle_seconds)
         settings = {"STATE_DIR": str(made.state_dir), "REDIS_URL": redis_url}
         exits.enter_context(override_settings(MACHINEQUEUE=settings))
         _forget_wakeups()

@@ -96,10 +96,10 @@ def tables(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _world(root: Path, request: pytest.FixtureRequest, blocker: Any) -> Iterator[World]:
+def _world(root: Path, request: pytest.FixtureRequest, blocker: Any, idle_seconds: float = 0.0) -> Iterator[World]:
     with blocker.unblock():
         redis_url = "" if connection.vendor == "sqlite" else request.getfixturevalue("redis_url")
-        with world(root, redis_url) as made:
+        with world(root, redis_url, idle_seconds) as made:
             yield made
 
 
@@ -108,7 +108,7 @@ def shop(
     tables: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[World]:
     """A world with one dispatcher, for all tests of a module: wake-ups through Redis, or a file where SQLite is."""
-    with _world(tmp_path_factory.mktemp("shop"), request, django_db_blocker) as made:
+    with _world(tmp_path_factory.mktemp("shop"), request, django_db_blocker, idle_seconds=10) as made:
         made.dispatcher()
         yield made
 

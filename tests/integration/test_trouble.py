@@ -50,7 +50,6 @@ def test_a_dispatcher_ends_gracefully_and_its_machines_go_on(empty_shop: World, 
 
     empty_shop.dispatcher()
     empty_shop.finish(waiting)
-    empty_shop.all_gone()
 
 
 def test_what_a_killed_dispatcher_leaves_another_picks_up(empty_shop: World, tmp_path: Path) -> None:
@@ -64,7 +63,6 @@ def test_what_a_killed_dispatcher_leaves_another_picks_up(empty_shop: World, tmp
     gate.touch()
     empty_shop.dispatcher()
     empty_shop.finish(result, later)
-    empty_shop.all_gone()
 
 
 def test_two_dispatchers_launch_once_for_the_same_demand(empty_shop: World) -> None:
@@ -131,7 +129,6 @@ def test_with_a_wrong_token_or_image_runs_wait_and_flow_when_it_is_mended(
     Queue.objects.update(launch_after=timezone.now() - datetime.timedelta(seconds=1))  # the pause is over
     empty_shop.finish(result)
     assert result.return_value == 4
-    empty_shop.all_gone()
 
 
 def test_a_database_that_is_away_for_a_moment_costs_no_run(empty_shop: World, tmp_path: Path) -> None:
@@ -154,5 +151,4 @@ def test_a_database_that_is_away_for_a_moment_costs_no_run(empty_shop: World, tm
             server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')  # type: ignore[arg-type]
     empty_shop.finish(running, waiting)
     assert (running.return_value, running.attempts, waiting.return_value) == ("the gate is open", 1, 2)
-    empty_shop.all_gone()
     assert dispatcher.popen.poll() is None

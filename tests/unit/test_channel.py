@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machinequeue.runner.channel import Channel, Closed, pair
@@ -13,6 +13,7 @@ from machinequeue.runner.channel import Channel, Closed, pair
 messages = st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text() | st.none()), max_size=20)
 
 
+@settings(max_examples=30)
 @given(messages)
 def test_messages_arrive_whole_and_in_order(sent: list[dict[str, Any]]) -> None:
     one, other = pair()

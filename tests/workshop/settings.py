@@ -62,7 +62,9 @@ TEMPLATES = [
         },
     }
 ]
-TASKS = {"default": {"BACKEND": "machinequeue.MachineBackend", "QUEUES": QUEUES}}
+# How long machines of the default queue wait for more: tests that look at many runs need not boot one for each.
+DEFAULT_QUEUE = {"idle_timeout": float(os.environ.get("WORKSHOP_IDLE", "0"))}
+TASKS = {"default": {"BACKEND": "machinequeue.MachineBackend", "QUEUES": {**QUEUES, "default": DEFAULT_QUEUE}}}
 MACHINEQUEUE = {"HEARTBEAT_SECONDS": 1, "LEASE_SECONDS": 5, "STATE_DIR": os.environ.get("WORKSHOP_STATE", "")}
 LOGGING = {
     "version": 1,
