@@ -37,16 +37,19 @@ class Contender(Protocol):
         """Delete finished runs."""
 
 
+FORKED = "machinequeue, a process per run"
+SHARED = "machinequeue, a shared process"
+
+
 class MachineQueue:
     """Machines that wait for work, launched by a run of their queue."""
-
-    name = "machinequeue"
 
     def __init__(self, ground: Ground, queue: str) -> None:
         from bench_site import tasks
 
+        self.name = SHARED if queue.endswith("_shared") else FORKED
         self._ground, self._queue = ground, queue
-        self._task = {"warm": tasks.noop_warm, "drain": tasks.noop_drain}[queue]
+        self._task = tasks.noop.using(queue_name=queue)
         self._raw = connect(ground)
 
     def start(self, workers: int) -> None:

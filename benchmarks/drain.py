@@ -1,6 +1,6 @@
 """e: how fast two workers empty a queue of no-ops, beside Procrastinate and Celery."""
 
-from benchmarks.contenders import Celery, Contender, MachineQueue, Procrastinate
+from benchmarks.contenders import FORKED, SHARED, Celery, Contender, MachineQueue, Procrastinate
 from benchmarks.figures import Figure, Row, Section
 from benchmarks.ground import Ground, wait_for
 
@@ -9,7 +9,12 @@ WORKERS = 2
 
 def measure(ground: Ground, *, repetitions: int, runs: int) -> Section:
     """Every contender once, then all again in reverse order."""
-    contenders: list[Contender] = [MachineQueue(ground, "drain"), Procrastinate(ground), Celery(ground)]
+    contenders: list[Contender] = [
+        MachineQueue(ground, "drain_shared"),
+        MachineQueue(ground, "drain"),
+        Procrastinate(ground),
+        Celery(ground),
+    ]
     found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for _ in range(repetitions):
         for contender in contenders:
@@ -17,9 +22,9 @@ def measure(ground: Ground, *, repetitions: int, runs: int) -> Section:
         contenders.reverse()
     figures = {name: Figure(tuple(values), "/s") for name, values in found.items()}
     peers = (Procrastinate.name, Celery.name)
-    ours = figures[MachineQueue.name]
     rows = [Row(name, figures[name]) for name in peers]
-    rows += [Row(f"machinequeue, to {name}", ours, ours.over(figures[name])) for name in peers]
+    for ours in (SHARED, FORKED):
+        rows += [Row(f"{ours}, to {peer}", figures[ours], figures[ours].over(figures[peer])) for peer in peers]
     note = "Between the 5 % and the 95 % point, by the times that each stored itself."
     return Section("e", f"drain of {runs:,} no-ops by {WORKERS} workers", rows, note=note)
 

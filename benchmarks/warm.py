@@ -5,22 +5,23 @@ import statistics
 import time
 from collections.abc import Callable
 
-from benchmarks.contenders import Celery, Contender, MachineQueue, Procrastinate
+from benchmarks.contenders import FORKED, SHARED, Celery, Contender, MachineQueue, Procrastinate
 from benchmarks.figures import Figure, Row, Section
 from benchmarks.ground import PAUSE_SECONDS, Ground, wait_for
 
+WAIT = f"{SHARED}, result.wait()"
 PAUSES = (0.002, 0.008)
 """Seconds between round trips: long enough to go idle, and irregular."""
 
 
 def measure(ground: Ground, *, repetitions: int, calls: int) -> Section:
     """All workers are up; blocks of calls alternate."""
-    ours = MachineQueue(ground, "warm")
-    contenders: list[Contender] = [ours, Procrastinate(ground), Celery(ground)]
+    shared = MachineQueue(ground, "warm_shared")
+    contenders: list[Contender] = [shared, MachineQueue(ground, "warm"), Procrastinate(ground), Celery(ground)]
     for contender in contenders:
         contender.start(1)
     calls_by_name: dict[str, Callable[[int], object]] = {c.name: _poller(c) for c in contenders}
-    calls_by_name["machinequeue, result.wait()"] = ours.round_trip
+    calls_by_name[WAIT] = shared.round_trip
     found: dict[str, list[float]] = {name: [] for name in calls_by_name}
     try:
         for repetition in range(repetitions + 1):
@@ -54,12 +55,12 @@ def _block(call: Callable[[int], object], calls: int) -> float:
 
 
 def _section(found: dict[str, Figure]) -> Section:
-    ours = found["machinequeue"]
-    rows = [Row(name, found[name]) for name in (Procrastinate.name, Celery.name)]
-    rows += [
-        Row("machinequeue, to Procrastinate", ours, ours.over(found[Procrastinate.name]), 1.0),
-        Row("machinequeue, to Celery", ours, ours.over(found[Celery.name]), 1.0),
-        Row("machinequeue, result.wait()", found["machinequeue, result.wait()"]),
-    ]
-    note = f"Callers look every {PAUSE_SECONDS * 1000:g} ms; result.wait() has a rhythm of its own."
+    peers = (Procrastinate.name, Celery.name)
+    rows = [Row(name, found[name]) for name in peers]
+    for name, goal in ((SHARED, 1.0), (FORKED, None)):
+        rows += [Row(f"{name}, to {peer}", found[name], found[name].over(found[peer]), goal) for peer in peers]
+    rows.append(Row(WAIT, found[WAIT]))
+    note = (
+        f"Callers look every {PAUSE_SECONDS * 1000:g} ms; result.wait() has a rhythm of its own. Peers share processes."
+    )
     return Section("d", "warm: enqueue to result on a worker that waits", rows, note=note)

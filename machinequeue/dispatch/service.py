@@ -24,6 +24,8 @@ TICK_SECONDS = 1.0
 LEASE_SECONDS = 10.0
 WORKER_CHECK_SECONDS = 10.0
 RECONCILE_SECONDS = 2.0
+BURST_SECONDS = 0.05
+"""Wake-ups of one queue that come closer together than this are answered together."""
 
 Reconcile = Callable[[Launcher], object]
 
@@ -39,6 +41,9 @@ class Dispatcher:
     _stop: threading.Event = field(default_factory=threading.Event)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
     _asked: set[tuple[str, str]] = field(default_factory=set)
+    _recent_lock: threading.Lock = field(default_factory=threading.Lock)
+    _recent: dict[tuple[str, str], float] = field(default_factory=dict)
+    _later: set[tuple[str, str]] = field(default_factory=set)
 
     def serve(self) -> None:
         """Run until `stop()`. Neither a database nor a Redis nor an API that is away ends it."""
@@ -86,7 +91,12 @@ class Dispatcher:
     # Wake-ups -------------------------------------------------------------------------------------------------------
 
     def woken(self, backend: str, queue: str) -> None:
-        """Answer a wake-up. A burst of them is one question: who comes while another decides only leaves a note."""
+        """Answer a wake-up. A burst of them is two questions: one at its begin, one when it has gone on for a moment.
+
+        Who comes while another decides only leaves a note.
+        """
+        if not self._is_first((backend, queue)):
+            return
         self._asked.add((backend, queue))
         while self._asked and self._deciding.acquire(blocking=False):
             try:
@@ -95,6 +105,28 @@ class Dispatcher:
                     self._guarded(partial(self.consider, *lane))
             finally:
                 self._deciding.release()
+
+    def _is_first(self, lane: tuple[str, str]) -> bool:
+        """Whether the lane was not asked about a moment ago; if it was, it is asked about again in a moment."""
+        with self._recent_lock:
+            now = time.monotonic()
+            if now - self._recent.get(lane, -BURST_SECONDS) >= BURST_SECONDS:
+                self._recent[lane] = now
+                return True
+            if lane not in self._later:
+                self._later.add(lane)
+                timer = threading.Timer(BURST_SECONDS, self._ask_again, lane)
+                timer.daemon = True
+                timer.start()
+            return False
+
+    def _ask_again(self, *lane: str) -> None:
+        with self._recent_lock:
+            self._later.discard((lane[0], lane[1]))
+            self._recent.pop((lane[0], lane[1]), None)
+        if not self._stop.is_set():
+            self.woken(lane[0], lane[1])
+        connections.close_all()  # of this timer's thread
 
     # The clock ------------------------------------------------------------------------------------------------------
 

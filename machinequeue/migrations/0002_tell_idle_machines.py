@@ -11,12 +11,12 @@ CREATE = """
 CREATE FUNCTION machinequeue_tell_idle() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM machinequeue_machine WHERE status = 'idle') THEN
-        PERFORM pg_notify('machinequeue', '');
+        PERFORM pg_notify('machinequeue', queue) FROM (SELECT DISTINCT queue FROM enqueued) AS queues;
     END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER machinequeue_tell_idle AFTER INSERT ON machinequeue_taskrun
-    FOR EACH STATEMENT EXECUTE FUNCTION machinequeue_tell_idle();
+    REFERENCING NEW TABLE AS enqueued FOR EACH STATEMENT EXECUTE FUNCTION machinequeue_tell_idle();
 """
 
 DROP = """

@@ -106,7 +106,8 @@ def _since_start() -> float:
 class News:
     """Notifications that work was enqueued, on the thread's own PostgreSQL connection; on SQLite there are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
         self._listens_on: Any = None
         self._came = False
 
@@ -125,18 +126,32 @@ class News:
         self._listens_on.add_notify_handler(self._note)
 
     def _note(self, notification: Any) -> None:
-        self._came = True
+        self._came = self._came or notification.payload == self._queue
 
     def wait(self, seconds: float, stop_descriptor: int) -> None:
-        """Until something was enqueued, a signal came, or the time is over."""
-        if self._came or seconds <= 0:
-            return  # it came in with the answer of the last query
-        descriptors = [stop_descriptor]
-        if self._listens_on is not None and not self._listens_on.closed:
-            descriptors.append(self._listens_on.fileno())
-        ready, _, _ = select.select(descriptors, [], [], seconds)
-        if stop_descriptor in ready:
-            read_available(stop_descriptor)
+        """Until something was enqueued in the queue, a signal came, or the time is over."""
+        ends_at = time.monotonic() + seconds
+        # What came in with the answer of the last query is known already.
+        while not self._came and (left := ends_at - time.monotonic()) > 0:
+            listening = self._listens_on is not None and not self._listens_on.closed
+            descriptors = [stop_descriptor, *([self._listens_on.fileno()] if listening else [])]
+            ready, _, _ = select.select(descriptors, [], [], left)
+            if stop_descriptor in ready:
+                read_available(stop_descriptor)
+                return
+            if len(ready) and not self._hear():
+                return  # the connection is broken; the next statement says how
+
+    def _hear(self) -> bool:
+        """Take what the server sent without being asked; False when it cannot be had."""
+        try:
+            self._listens_on.pgconn.consume_input()
+            while (notification := self._listens_on.pgconn.notifies()) is not None:
+                self._came = self._came or notification.extra.decode() == self._queue
+        except Exception:
+            # libpq's errors: whatever it was, looking for work is what finds out.
+            return False
+        return True
 
 
 @dataclass
@@ -150,11 +165,11 @@ class _Machine:
     runs: int = 0
     reason: str = "nothing is ready"
     tally: Tally = field(default_factory=Tally)
-    news: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
         me = self.checked_in
         self.claimant = Claimant(me.machine_id, self.boot_id, me.backend, me.queue, me.spec_key)
+        self.news = News(me.queue)
         self.alone = me.isolation == "machine"
 
     def work(self) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from machinequeue.models import Machine
+from tests.waiting import until
 from tests.workshop import tasks
 from tests.world import World
 
@@ -10,9 +12,10 @@ def test_runs_share_a_process_until_one_breaks_it(shop: World) -> None:
     shared = {"isolation": "shared", "queue_name": "warm"}
 
     def one(task: Any, *args: Any) -> Any:
-        # One at a time, so that the machine that waits is the only one.
+        # One at a time, for a machine that waits: a busy one would be given company.
         result = task.using(**shared).enqueue(*args)
         shop.finish(result)
+        until(lambda: Machine.objects.filter(status="idle").exists(), 20, shop.said)
         return result
 
     def pid(result: Any) -> int:

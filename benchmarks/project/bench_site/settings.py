@@ -64,7 +64,9 @@ TASKS = {
         "QUEUES": {
             "default": {},
             "warm": {"idle_timeout": 600, "max_machines": 1},
+            "warm_shared": {"idle_timeout": 600, "max_machines": 1, "isolation": "shared"},
             "drain": {"idle_timeout": 600, "max_machines": 2},
+            "drain_shared": {"idle_timeout": 600, "max_machines": 2, "isolation": "shared"},
         },
     }
 }
