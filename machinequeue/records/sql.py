@@ -57,9 +57,12 @@ def moment(connection: BaseDatabaseWrapper, value: datetime | None) -> Any:
     )
 
 
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def dumps(value: Any) -> str:
     """JSON text as a parameter of a JSON column."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encoder.encode(value)
 
 
 def read_json(value: Any) -> Any:
