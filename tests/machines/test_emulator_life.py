@@ -124,7 +124,7 @@ def test_the_environment_is_clean(emulator: Emulator, client: MachinesClient, cr
         ),
     ],
 )
-def test_secrets_can_be_withheld(  # noqa: PLR0917  # fixtures come by name
+def test_secrets_can_be_withheld(
     emulator: Emulator,
     client: MachinesClient,
     create: Create,
