@@ -8,14 +8,14 @@ from tests.workshop import tasks
 from tests.world import World
 
 
-def test_runs_share_a_process_until_one_breaks_it(shop: World) -> None:
+def test_runs_share_a_process_until_one_breaks_it(empty_shop: World) -> None:
     shared = {"isolation": "shared", "queue_name": "warm"}
 
     def one(task: Any, *args: Any) -> Any:
         # One at a time, for a machine that waits: a busy one would be given company.
         result = task.using(**shared).enqueue(*args)
-        shop.finish(result)
-        until(lambda: Machine.objects.filter(status="idle").exists(), 20, shop.said)
+        empty_shop.finish(result)
+        until(lambda: Machine.objects.filter(status="idle").exists(), 20, empty_shop.said)
         return result
 
     def pid(result: Any) -> int:
@@ -34,9 +34,9 @@ def test_runs_share_a_process_until_one_breaks_it(shop: World) -> None:
     assert len({result.worker_ids[0] for result in (first, failed, third, late, dead, fresh, last)}) == 1
 
 
-def test_what_one_run_printed_is_not_in_the_next(shop: World) -> None:
+def test_what_one_run_printed_is_not_in_the_next(empty_shop: World) -> None:
     shared = {"isolation": "shared", "queue_name": "warm"}
     loud, quiet = tasks.boom.using(**shared).enqueue("loud words"), tasks.whoami.using(**shared).enqueue()
-    shop.finish(loud, quiet)
+    empty_shop.finish(loud, quiet)
     assert "about to fail" in loud.output
     assert "about to fail" not in quiet.output
