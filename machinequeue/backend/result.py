@@ -28,7 +28,9 @@ class MachineTaskResult(AnyTaskResult):  # type: ignore[misc]  # the stubs miss 
     metadata: Any = None
 
     def __post_init__(self) -> None:
-        """The arguments were made JSON before they came here."""
+        # The arguments were made JSON before they came here. The parent's slot gets its default only from a parent's
+        # __init__ made with slots.
+        object.__setattr__(self, "_return_value", None)
 
     def refresh(self) -> None:
         """Read the run again."""

@@ -216,3 +216,10 @@ def test_a_result_can_be_pickled() -> None:
     assert (again.id, again.return_value, again.task) == (result.id, 3, tasks.add)
     again.refresh()
     assert dataclasses.asdict(again)["id"] == result.id
+
+
+def test_a_result_shows_itself_before_and_after_a_refresh() -> None:
+    result = tasks.add.enqueue(1)
+    assert result.id in repr(result)
+    result.refresh()
+    assert result.id in repr(result)

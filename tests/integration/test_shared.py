@@ -9,6 +9,7 @@ from tests.world import World
 
 
 def test_runs_share_a_process_until_one_breaks_it(empty_shop: World) -> None:
+    empty_shop.dispatcher()
     shared = {"isolation": "shared", "queue_name": "warm"}
 
     def one(task: Any, *args: Any) -> Any:
@@ -35,6 +36,7 @@ def test_runs_share_a_process_until_one_breaks_it(empty_shop: World) -> None:
 
 
 def test_what_one_run_printed_is_not_in_the_next(empty_shop: World) -> None:
+    empty_shop.dispatcher()
     shared = {"isolation": "shared", "queue_name": "warm"}
     loud, quiet = tasks.boom.using(**shared).enqueue("loud words"), tasks.whoami.using(**shared).enqueue()
     empty_shop.finish(loud, quiet)
