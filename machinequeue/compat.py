@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import django
 
 if django.VERSION >= (6, 0):
+    from django.tasks import default_task_backend, task_backends
     from django.tasks import signals as task_signals
-    from django.tasks import task_backends
     from django.tasks.backends.base import BaseTaskBackend
     from django.tasks.base import (
         DEFAULT_TASK_BACKEND_ALIAS,
@@ -20,8 +20,8 @@ if django.VERSION >= (6, 0):
     )
     from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskResultMismatch
 else:
+    from django_tasks import default_task_backend, task_backends  # type: ignore[no-redef]
     from django_tasks import signals as task_signals  # type: ignore[no-redef]
-    from django_tasks import task_backends  # type: ignore[no-redef]
     from django_tasks.backends.base import BaseTaskBackend  # type: ignore[no-redef]
     from django_tasks.base import (  # type: ignore[no-redef]
         DEFAULT_TASK_BACKEND_ALIAS,
@@ -61,6 +61,7 @@ __all__ = [
     "TaskResultDoesNotExist",
     "TaskResultMismatch",
     "TaskResultStatus",
+    "default_task_backend",
     "task_backends",
     "task_signals",
 ]

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
-from django.tasks import TaskResultStatus, default_task_backend, task_backends
-from django.tasks.exceptions import InvalidTask
 from django.utils import timezone
 
 from machinequeue import EnqueueError, InvalidArguments, MachineBackend, MachineTask, enqueue_many, machine_task
+from machinequeue.compat import InvalidTask, TaskResultStatus, default_task_backend, task_backends
 from machinequeue.models import TaskRun
 from tests.workshop import tasks
 

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
-from django.tasks import default_task_backend, task_backends
-from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
-from django.tasks.signals import task_enqueued
 
 from machinequeue import MachineBackend, MachineTaskResult, TaskTimeout, WaitInsideTask
+from machinequeue.compat import (
+    TaskResultDoesNotExist,
+    TaskResultMismatch,
+    default_task_backend,
+    task_backends,
+    task_signals,
+)
 from machinequeue.errors import RunTimedOut, TaskNotImportable
 from machinequeue.lifecycle import AttemptStatus, Failure
 from machinequeue.models import TaskRun
@@ -193,11 +197,11 @@ def test_django_s_signal_is_sent_with_the_result_and_a_receiver_that_raises_is_n
         heard.append((sender, task_result.id))
         raise RuntimeError("a receiver of the user")
 
-    task_enqueued.connect(hear)
+    task_signals.task_enqueued.connect(hear)
     try:
         result = tasks.add.enqueue(1)
     finally:
-        task_enqueued.disconnect(hear)
+        task_signals.task_enqueued.disconnect(hear)
     assert heard == [(MachineBackend, result.id)]
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from django.tasks import default_task_backend
 
 from machinequeue import MachineTask
+from machinequeue.compat import default_task_backend
 from machinequeue.models import Machine, TaskRun
 from machinequeue.testing import run_tasks
 from tests.workshop import tasks
