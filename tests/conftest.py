@@ -16,6 +16,15 @@ def _scratch() -> Iterator[None]:
     shutil.rmtree(settings.SCRATCH, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _language_of_the_settings() -> Iterator[None]:
+    """A test client's request leaves its language behind in the thread."""
+    yield
+    from django.utils import translation
+
+    translation.deactivate()
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL database of this run, empty at first; services.postgres_database() gives a test one of its own."""

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -116,7 +115,11 @@ class MachineBackend(BaseTaskBackend):
         return [self._enqueued(task, run_id, run, now) for run_id, run in zip(ids, new, strict=True)]
 
     def _wake_on_commit(self, queue: str) -> None:
-        transaction.on_commit(partial(wakeups.wake_soon, self.alias, queue), using=sql.alias(), robust=True)
+        # A function, not a partial: Django 5.2 asks a callback that raised for its __qualname__.
+        def wake() -> None:
+            wakeups.wake_soon(self.alias, queue)
+
+        transaction.on_commit(wake, using=sql.alias(), robust=True)
 
     def _compile(self, task: Any) -> _Compiled:
         compiled = self._compiled.get(task)
