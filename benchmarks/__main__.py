@@ -14,7 +14,7 @@ QUESTIONS = "abcde"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, as ratios.")
     parser.add_argument("questions", nargs="*", choices=[*QUESTIONS, []], help="some of a b c d e; default: all")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, under a minute; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions; writes nothing")
     return parser.parse_args()
 
 
@@ -46,11 +46,11 @@ def _measure(made: Ground, asked: set[str], *, quick: bool) -> list[Section]:
     if asked & {"c", "d", "e"}:
         made.start_dispatcher()
     if "c" in asked:
-        sections.append(cold.measure(made, repetitions=3 if quick else 9))
+        sections.append(cold.measure(made, repetitions=3 if quick else 7))
     if "d" in asked:
-        sections.append(warm.measure(made, repetitions=3 if quick else 5, calls=50 if quick else 150))
+        sections.append(warm.measure(made, repetitions=3 if quick else 4, calls=50 if quick else 100))
     if "e" in asked:
-        sections.append(drain.measure(made, repetitions=1 if quick else 3, runs=1_000 if quick else 2_000))
+        sections.append(drain.measure(made, repetitions=1 if quick else 2, runs=1_000 if quick else 2_000))
     return sections
 
 
