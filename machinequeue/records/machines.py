@@ -28,35 +28,17 @@ def requesting(machine: Machine) -> bool:
 
 def created(machine: Machine, *, fly_id: str, region: str, state: str, request_ids: list[str]) -> bool:
     """Fly answered with an id: RESERVED → CREATED, unless the machine has checked in already."""
-    return bool(
-        _rows()
-        .filter(pk=machine.pk)
-        .exclude(status=MachineStatus.GONE)
-        .update(
-            fly_id=fly_id,
-            region=region,
-            state=state,
-            created_at=Now(),
-            request_ids=request_ids,
-            status=Case(When(status=MachineStatus.RESERVED, then=Value(MachineStatus.CREATED)), default=F("status")),
-        )
-    )
+    return _exists(_rows().filter(pk=machine.pk), fly_id=fly_id, region=region, state=state, request_ids=request_ids)
 
 
 def found(machine: Machine, *, fly_id: str, region: str, state: str) -> bool:
     """A list shows a machine whose create call's answer was lost, or is about to be noted: take over its id."""
-    return bool(
-        _rows()
-        .filter(pk=machine.pk, fly_id="")
-        .exclude(status=MachineStatus.GONE)
-        .update(
-            fly_id=fly_id,
-            region=region,
-            state=state,
-            created_at=Now(),
-            status=Case(When(status=MachineStatus.RESERVED, then=Value(MachineStatus.CREATED)), default=F("status")),
-        )
-    )
+    return _exists(_rows().filter(pk=machine.pk, fly_id=""), fly_id=fly_id, region=region, state=state)
+
+
+def _exists(rows: QuerySet[Machine], **known: Any) -> bool:
+    status = Case(When(status=MachineStatus.RESERVED, then=Value(MachineStatus.CREATED)), default=F("status"))
+    return bool(rows.exclude(status=MachineStatus.GONE).update(created_at=Now(), status=status, **known))
 
 
 def refused(machine: Machine, reason: str, request_ids: list[str]) -> bool:
