@@ -14,7 +14,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from machinequeue import lifecycle
-from machinequeue.lifecycle import AttemptStatus, Failure, RunStatus
+from machinequeue.lifecycle import Failure, RunStatus
 from machinequeue.models import Attempt, OutputChunk, TaskRun
 from machinequeue.records import runs, sql
 
@@ -279,8 +279,3 @@ def _end_attempt(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report
     attempt.save()
     if report.output:
         OutputChunk.objects.using(sql.alias()).create(attempt=attempt, text=report.output, dropped=report.dropped)
-
-
-def release(held: Claim, sentence: str, report: Report) -> lifecycle.Decision | None:
-    """Give a run back because its machine is being stopped."""
-    return fail(held.run_id, held.epoch, Failure(AttemptStatus.INTERRUPTED, sentence=sentence), report)

@@ -264,7 +264,9 @@ def test_a_released_run_is_ready_at_once_and_costs_the_task_nothing() -> None:
     by = checked_in(result)
     held = claim(by)
     assert held is not None
-    claims.release(held, "its machine was stopped", Report())
+    claims.fail(
+        held.run_id, held.epoch, Failure(AttemptStatus.INTERRUPTED, sentence="its machine was stopped"), Report()
+    )
     run = row(result)
     assert (run.status, run.task_attempts, run.lost_attempts) == ("READY", 0, 1)
     assert claim(by) is not None
