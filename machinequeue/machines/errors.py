@@ -2,6 +2,7 @@
 
     MachinesError
     ├── Unauthorized          the token is wrong, or not for this app
+    │   └── LogsRefused       the token may do much, but not read logs
     ├── NotFound              no such app or machine (or: not visible yet)
     ├── Rejected              the request itself is wrong
     │   └── ImageNotFound     the registry does not know the image
@@ -12,6 +13,7 @@
     ├── QuotaReached          the organisation may not have more
     ├── RateLimited           too many requests
     ├── WaitTimeout           the machine did not reach the state in time
+    ├── TooLarge              the answer is larger than what is read of it
     ├── Unreachable           no usable answer, and nothing was changed
     └── Ambiguous             no usable answer, and the effect may have happened
 
@@ -65,6 +67,12 @@ class Unauthorized(MachinesError):
     """401 or 403: the token is missing, expired, or does not cover this app."""
 
     advice = "Check FLY_API_TOKEN: it must be a live deploy token of this app (fly tokens create deploy)."
+
+
+class LogsRefused(Unauthorized):
+    """401 or 403 for the logs: deploy tokens may be refused there, and so is an app that does not exist."""
+
+    advice = "Logs may need a token of the organisation (fly tokens create readonly); `fly logs` shows them too."
 
 
 class NotFound(MachinesError):
@@ -145,6 +153,12 @@ class WaitTimeout(MachinesError):
     advice = "Wait again, or look at the machine's state and events."
 
 
+class TooLarge(MachinesError):
+    """The answer is larger than what is read of it; what was asked for has happened."""
+
+    advice = "Let the command print less, or write to a file."
+
+
 class Unreachable(MachinesError):
     """The API did not answer usefully, and nothing was changed."""
 
@@ -175,22 +189,27 @@ class Answer:
         """The body when it is a JSON object, else empty."""
         try:
             body = json.loads(self.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return body if isinstance(body, dict) else {}
 
     @property
     def message(self) -> str:
-        """Fly's sentence: from `error`, from `message`, or the plain text."""
+        """Fly's sentence: from `error`, from `message`, or the body as plain text; of a page of HTML its words."""
         fields = self.fields
         for key in ("error", "message"):
             if isinstance(fields.get(key), str) and fields[key]:
                 return str(fields[key])
-        return "" if fields else self.text.strip()
+        text = self.text.strip()
+        return " ".join(re.sub(r"<[^>]*>", " ", text).split()) if text.startswith("<") else text
 
 
 def _is_wait(answer: Answer) -> bool:
     return answer.method == "GET" and answer.path.endswith("/wait")
+
+
+def _is_logs(answer: Answer) -> bool:
+    return answer.method == "GET" and answer.path.endswith("/logs")
 
 
 def _is_read(answer: Answer) -> bool:
@@ -236,15 +255,19 @@ TABLE: tuple[Rule, ...] = (
     Rule(NoCapacity, _REFUSALS, r"governor policy blocked start", scope="host"),
     Rule(NoCapacity, _REFUSALS, r"deploys to this host are temporarily disabled", scope="host"),
     Rule(NoCapacity, _REFUSALS, r"no capacity\W*$", scope="region"),
+    Rule(NoCapacity, _REFUSALS, r"(find|not enough|insufficient|out of) capacity", scope="region"),
+    Rule(QuotaReached, frozenset({402})),
     Rule(QuotaReached, _REFUSALS, r"over the allowed quota"),
-    Rule(QuotaReached, _REFUSALS, r"reached its machine limit|billing@fly\.io"),
+    Rule(QuotaReached, _REFUSALS, r"reached its \w+ limit|\w+@fly\.io"),
     Rule(ImageNotFound, _BAD_REQUEST, r"MANIFEST_UNKNOWN|failed to get manifest"),
     Rule(Rejected, _BAD_REQUEST | {412}, r"target region .*not found"),
     Rule(RateLimited, frozenset({429})),
     Rule(LeaseHeld, frozenset({409, 412}), r"\blease\b"),
     Rule(Conflict, frozenset({409, 412})),
+    Rule(LogsRefused, frozenset({401, 403}), call=_is_logs),
     Rule(Unauthorized, frozenset({401, 403})),
     Rule(NotFound, frozenset({404})),
+    Rule(Rejected, frozenset({501})),
     Rule(WaitTimeout, frozenset({408}), call=_is_wait),
     Rule(Unreachable, _SERVER | {408}, call=_is_read),
     Rule(Ambiguous, _SERVER | {408}),
@@ -255,8 +278,8 @@ TABLE: tuple[Rule, ...] = (
 _MACHINE_ID = re.compile(r"machine ID (\w+)", re.IGNORECASE)
 
 
-def classify(answer: Answer) -> MachinesError:
-    """The error that an answer means."""
+def classify(answer: Answer, clean: Callable[[str], str] = str) -> MachinesError:
+    """The error that an answer means; `clean` takes out of its text what must not show."""
     rule = next((line for line in TABLE if line.matches(answer)), Rule(MachinesError, _ANY))
     fields: dict[str, Any] = {
         "method": answer.method,
@@ -271,7 +294,8 @@ def classify(answer: Answer) -> MachinesError:
         fields["scope"] = rule.scope
     if issubclass(rule.error, RateLimited):
         fields["retry_after"] = _seconds(answer.retry_after)
-    return rule.error(answer.message[:LONGEST_MESSAGE], **fields)
+    # Cleaned before it is cut: half a secret would not be found.
+    return rule.error(clean(answer.message)[:LONGEST_MESSAGE], **fields)
 
 
 def _seconds(header: str) -> float | None:

@@ -6,6 +6,7 @@ Nothing that can hold a secret (config, env, request payloads) appears in a repr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -47,11 +48,21 @@ def _text(value: object) -> str:
 
 
 def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return int(value) if math.isfinite(value) else None
 
 
 def _strings(value: object) -> dict[str, str]:
     return {key: text for key, text in _mapping(value).items() if isinstance(text, str)}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(text for text in value if isinstance(text, str)) if isinstance(value, list) else ()
+
+
+def _rows(value: object) -> list[dict[str, Any]]:
+    return [_mapping(row) for row in value] if isinstance(value, list) else []
 
 
 def _iso(value: datetime | None) -> str | None:
@@ -215,6 +226,9 @@ class Machine:
     updated_at: datetime | None = None
     request_id: str = ""
     nonce: str = field(default="", repr=False)
+    app: str = ""
+    """Only in the list of an organisation."""
+    cordoned: bool = False
 
     @classmethod
     def parse(cls, data: object, request_id: str = "") -> Self:
@@ -238,7 +252,14 @@ class Machine:
             updated_at=parse_time(found.get("updated_at")),
             request_id=request_id,
             nonce=_text(found.get("nonce")),
+            app=_text(found.get("app_name")),
+            cordoned=found.get("cordoned") is True,
         )
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease that a create with `lease_ttl` took; when it ends is not said."""
+        return Lease(self.nonce) if self.nonce else None
 
     @property
     def exit_event(self) -> ExitEvent | None:
@@ -281,10 +302,11 @@ def newest_exit(events: Iterable[Event]) -> ExitEvent | None:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An advisory lock on a machine; whoever has the nonce may act. `expires_at` is seconds since the epoch."""
+    """An advisory lock on a machine; whoever has the nonce may act. `expires_at` is seconds since the epoch, 0 when it
+    was not said. A lease that was only looked at has no nonce."""
 
     nonce: str = field(repr=False)
-    expires_at: int
+    expires_at: int = 0
     owner: str = ""
     description: str = ""
 
@@ -297,4 +319,154 @@ class Lease:
             expires_at=_whole(found.get("expires_at")) or 0,
             owner=_text(found.get("owner")),
             description=_text(found.get("description")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command inside a machine printed, and how it ended: `exit_code` is None when that was not said,
+    `exit_signal` is 0 when no signal ended it."""
+
+    stdout: str = field(repr=False)
+    stderr: str = field(repr=False)
+    exit_code: int | None
+    exit_signal: int = 0
+
+    @classmethod
+    def parse(cls, data: object) -> Self:
+        """From the answer of an exec, which is a success whatever became of the command."""
+        found = _mapping(data)
+        return cls(
+            stdout=_text(found.get("stdout")),
+            stderr=_text(found.get("stderr")),
+            exit_code=_whole(found.get("exit_code")),
+            exit_signal=_whole(found.get("exit_signal")) or 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a log. What it says may be anything, so it is not in the repr."""
+
+    message: str = field(repr=False)
+    timestamp: datetime | None = None
+    level: str = ""
+    instance: str = ""
+    region: str = ""
+    provider: str = ""
+    """Who said it: "app", "runner" (the platform) or "proxy"; empty when the answer did not say."""
+
+    @classmethod
+    def parse(cls, data: object) -> Self:
+        """From one entry of `data` of the log endpoint."""
+        found = _mapping(_mapping(data).get("attributes"))
+        return cls(
+            message=_text(found.get("message")),
+            timestamp=parse_time(found.get("timestamp")),
+            level=_text(found.get("level")),
+            instance=_text(found.get("instance")),
+            region=_text(found.get("region")),
+            provider=_text(_mapping(_mapping(found.get("meta")).get("event")).get("provider")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some lines, oldest first, and the token from which to read on."""
+
+    lines: tuple[LogLine, ...]
+    next_token: str = ""
+
+    @classmethod
+    def parse(cls, data: object) -> Self:
+        """From an answer of the log endpoint."""
+        found = _mapping(data)
+        token = _mapping(found.get("meta")).get("next_token")
+        text = str(token) if isinstance(token, int) and not isinstance(token, bool) else _text(token)
+        return cls(tuple(LogLine.parse(row) for row in _rows(found.get("data"))), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A region of the platform."""
+
+    code: str
+    name: str = ""
+    deprecated: bool = False
+    requires_paid_plan: bool = False
+
+    @classmethod
+    def parse_all(cls, data: object) -> tuple[Self, ...]:
+        """From the answer about regions, which spells its list in two ways."""
+        found = _mapping(data)
+        return tuple(
+            cls(
+                code=_text(row.get("code")),
+                name=_text(row.get("name")),
+                deprecated=row.get("deprecated") is True,
+                requires_paid_plan=row.get("requires_paid_plan") is True,
+            )
+            for row in _rows(found.get("Regions")) or _rows(found.get("regions"))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How many machines of a size a region would take now; for a `count` of 0, how many the organisation may have."""
+
+    region: str
+    count: int
+    concurrency: int = 0
+
+    @classmethod
+    def parse_all(cls, data: object) -> tuple[Self, ...]:
+        """From the answer about placements."""
+        return tuple(
+            cls(_text(row.get("region")), _whole(row.get("count")) or 0, _whole(row.get("concurrency")) or 0)
+            for row in _rows(_mapping(data).get("regions"))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What one part of a token allows. No `apps` means every app of the organisation."""
+
+    token_id: str
+    org_slug: str = ""
+    apps: tuple[str, ...] = ()
+    user: str = ""
+    restricted_to_machine: str = ""
+
+    @classmethod
+    def parse_all(cls, data: object) -> tuple[Self, ...]:
+        """From the answer about the current token."""
+        return tuple(
+            cls(
+                token_id=_text(row.get("token_id")),
+                org_slug=_text(row.get("org_slug")) or _text(row.get("organization")),
+                apps=_texts(row.get("apps")),
+                user=_text(row.get("user")),
+                restricted_to_machine=_text(row.get("restricted_to_machine")),
+            )
+            for row in _rows(_mapping(data).get("tokens"))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OrgMachines:
+    """Machines of all apps of an organisation, without env or events. `error_regions` did not answer: what is there is
+    missing here."""
+
+    machines: tuple[Machine, ...]
+    error_regions: tuple[str, ...] = ()
+    next_cursor: str = ""
+
+    @classmethod
+    def parse(cls, data: object, request_id: str = "") -> Self:
+        """From one page of the list."""
+        found = _mapping(data)
+        return cls(
+            machines=tuple(Machine.parse(row, request_id) for row in _rows(found.get("machines"))),
+            error_regions=_texts(found.get("error_regions")),
+            next_cursor=_text(found.get("next_cursor")),
         )

@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from machinequeue.machines.client import MachinesClient
 from machinequeue.machines.emulator import Emulator
+from machinequeue.machines.emulator.remote_faults import FaultError, Faults
 from machinequeue.machines.schema import CreateRequest, Machine
+from tests.machines.conformance import Exchange
 
 IMAGE = "registry.fly.io/shop:v1"
 _numbers = itertools.count(1)
 
 
-def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """The first true value of `condition`, asked often until a deadline."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -34,6 +37,16 @@ def python(code: str, **config: Any) -> dict[str, Any]:
     """A config that runs a few lines of Python once."""
     usual = {"image": IMAGE, "init": {"cmd": ["python", "-c", code]}, "restart": {"policy": "no"}}
     return {**usual, **config}
+
+
+def misbehaves(request: httpx.Request) -> bool:
+    """Whether the emulator that was asked has a fault that acted, which is why it may answer as it likes."""
+    token = request.headers.get("authorization", "").partition(" ")[2]
+    address = f"http://{request.url.netloc.decode()}"
+    try:
+        return any(fault.fired for fault in Faults(address, token).list())
+    except (FaultError, OSError):
+        return False
 
 
 class PendingWait:
@@ -55,6 +68,29 @@ class PendingWait:
             return file.read()
 
 
+@pytest.fixture(autouse=True)
+def _keeps_to_the_specification(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test when an answer that came over a network deviates from the specification without being listed."""
+    problems: list[str] = []
+    send = httpx.HTTPTransport.handle_request
+
+    def send_and_look(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        response = send(self, request)
+        path = request.url.raw_path.decode("ascii")
+        # What others answer may be a stream.
+        if path.startswith("/v1/") and "fly-request-id" in response.headers:
+            response.read()
+            media = response.headers.get("content-type", "").partition(";")[0]
+            problem = Exchange(request.method, path, response.status_code, media, response.content).problem()
+            if problem and not misbehaves(request):
+                problems.append(problem)
+        return response
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", send_and_look)
+    yield
+    assert not problems, "\n".join(problems)
+
+
 @pytest.fixture(scope="session")
 def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("image")
@@ -73,8 +109,33 @@ def emulator(image_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
+def faults(emulator: Emulator) -> Iterator[Faults]:
+    yield emulator.faults
+    emulator.faults.clear()
+
+
+@pytest.fixture
+def patient(emulator: Emulator) -> Iterator[MachinesClient]:
+    """The client as a dispatcher has it, but between two tries it pauses for no time."""
+    with emulator.client(pause=lambda seconds: None) as opened:
+        yield opened
+
+
+@pytest.fixture
 def client(emulator: Emulator) -> Iterator[MachinesClient]:
-    with emulator.client() as opened:
+    with emulator.client(read_tries=1) as opened:  # one call is one request
+        yield opened
+
+
+def raw_client(emulator: Emulator) -> httpx.Client:
+    """HTTP without any of the client's kindness."""
+    headers = {"Authorization": f"Bearer {emulator.token}"}
+    return httpx.Client(base_url=emulator.url, headers=headers, trust_env=False, timeout=30)
+
+
+@pytest.fixture
+def http(emulator: Emulator) -> Iterator[httpx.Client]:
+    with raw_client(emulator) as opened:
         yield opened
 
 
@@ -94,3 +155,19 @@ def create(client: MachinesClient) -> Iterator[Create]:
     yield make
     for machine in made:
         client.destroy(machine.id, force=True)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What live runs against Fly saw, which no document says; with -v what the emulator answers instead, too."""
+    wanted = ("fly ", "emulator ") if terminalreporter.config.option.verbose > 0 else ("fly ",)
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    lines = {
+        f"{what}: {seen}"
+        for report in reports
+        for what, seen in getattr(report, "user_properties", ())
+        if what.startswith(wanted)
+    }
+    if lines:
+        terminalreporter.section("what was seen")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -15,6 +15,8 @@ sys.meta_path.insert(0, Absent())
 import machinequeue.machines.client, machinequeue.machines.errors, machinequeue.machines.schema
 from machinequeue.machines.emulator import Emulator
 import machinequeue.machines.emulator.server
+from machinequeue.machines.proxy import Edge
+import machinequeue.machines.proxy.server
 others = {name for name in sys.modules if name.startswith("machinequeue.")}
 print(sorted(name for name in others if not name.startswith("machinequeue.machines")))
 try:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import traceback
+import threading
 from collections.abc import Callable
-from typing import Any
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
 from machinequeue.machines import errors
 from machinequeue.machines.client import MachinesClient
-from machinequeue.machines.schema import CreateRequest
+from machinequeue.machines.schema import CreateRequest, Lease
 from machinequeue.machines.session import authorization, normal_base
+from tests.machines.test_client_secrets import METHODS
 
 TOKEN = "fm2_token-that-must-stay-hidden"
 REQUEST = CreateRequest(
@@ -149,13 +152,136 @@ def test_a_connection_that_was_refused_is_not_ambiguous() -> None:
     assert asked(script) == [POST]
 
 
-def test_a_read_survives_one_reset_and_a_write_is_never_repeated() -> None:
-    client, script, _ = client_of(httpx.ReadError("reset"), says(200, row()))
+PASSING = [httpx.ReadError("reset"), httpx.ConnectError("refused"), says(500), says(503), says(408), says(429)]
+
+
+@pytest.mark.parametrize("passing", PASSING, ids=str)
+def test_a_read_survives_what_passes(passing: Answer) -> None:
+    client, script, pauses = client_of(passing, passing, says(200, row()))
     assert client.get("148e21").id == "148e21"
-    client, script, _ = client_of(httpx.ReadError("reset"))
-    with pytest.raises(errors.Ambiguous):
-        client.stop("148e21")
+    assert len(script.asked) == 3
+    assert len(pauses) == 2
+    assert 0 < pauses[0] < 2
+
+
+WRITES: list[Callable[[MachinesClient], object]] = [
+    lambda client: client.start("1"),
+    lambda client: client.stop("1"),
+    lambda client: client.destroy("1"),
+    lambda client: client.update("1", {"image": "i"}),
+    lambda client: client.acquire_lease("1", 5),
+    lambda client: client.exec("1", ["true"]),
+    lambda client: client.merge_metadata("1", {"k": "v"}),
+]
+
+
+@pytest.mark.parametrize("passing", PASSING, ids=str)
+def test_a_read_is_repeated_a_few_times_and_a_write_never(passing: Answer) -> None:
+    client, script, _ = client_of(*[passing] * 3)
+    with pytest.raises(errors.MachinesError) as caught:
+        client.get("148e21")
+    assert caught.value.retryable
+    assert len(script.asked) == 3
+    for write in WRITES:
+        client, script, pauses = client_of(passing)
+        with pytest.raises((errors.Ambiguous, errors.Unreachable, errors.RateLimited)):
+            write(client)
+        assert (len(script.asked), pauses) == (1, [])
+
+
+@pytest.mark.parametrize(("seconds", "timeout"), [(40, 60), (4, 3)])
+def test_a_read_is_not_repeated_beyond_its_time_nor_after_a_long_pause(seconds: int, timeout: float) -> None:
+    client, script, pauses = client_of(says(429, **{"retry-after": str(seconds)}), timeout=timeout)
+    with pytest.raises(errors.RateLimited) as caught:
+        client.get("148e21")
+    assert (caught.value.retry_after, len(script.asked), pauses) == (seconds, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"), [("3", 3, 4), ("Wed, 21 Oct 2026 07:28:00 GMT", 1, 2), ("", 1, 2)]
+)
+def test_retry_after_is_kept_when_it_is_a_number(header: str, least: float, most: float) -> None:
+    client, _, pauses = client_of(says(429, **{"retry-after": header}), says(200, row()))
+    client.get("148e21")
+    assert least < pauses[0] < most
+
+
+def test_a_wait_is_not_begun_again() -> None:
+    client, script, _ = client_of(says(503))
+    with pytest.raises(errors.Unreachable):
+        client.wait("1", "started")
     assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", [says(429), says(422, {"error": "x", "status": "insufficient_capacity"}), says(401)]
+)
+def test_a_refusal_does_not_answer_for_the_create_whose_answer_was_lost(refusal: httpx.Response) -> None:
+    """The first create may have happened, and be slow to show: to call it refused would leak a machine."""
+    client, script, _ = client_of(says(504), says(200, []), refusal, says(200, []), refusal, says(200, []))
+    with pytest.raises(errors.Ambiguous):
+        client.create(REQUEST)
+    assert asked(script) == [POST, LIST] * 3
+
+
+def test_a_machine_that_has_the_name_but_cannot_be_read_may_be_ours() -> None:
+    client, script, _ = client_of(*[says(409, TAKEN), says(404), says(200, [])] * 3)
+    with pytest.raises(errors.Ambiguous, match="could not be read"):
+        client.create(REQUEST)
+    assert asked(script) == [POST, GET, LIST] * 3
+
+
+def test_a_taken_name_without_an_id_is_looked_up() -> None:
+    client, _, _ = client_of(says(422, {"error": "x", "status": "name_taken"}), says(200, [row()]))
+    assert client.create(REQUEST).id == "148e21"
+    client, _, _ = client_of(says(422, {"error": "x", "status": "name_taken"}), says(200, []))
+    with pytest.raises(errors.NameTaken):
+        client.create(REQUEST)
+
+
+class Turns:
+    """A pace that is asked, and says what the test wants."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds = list(seconds)
+        self.asked: list[tuple[str, str]] = []
+        self.penalties: list[tuple[str, str, float]] = []
+
+    def reserve(self, app: str, action: str, longest: float) -> float:
+        self.asked.append((app, action))
+        return self.seconds.pop(0)
+
+    def refused(self, app: str, action: str, seconds: float) -> None:
+        self.penalties.append((app, action, seconds))
+
+
+def test_creates_and_lists_wait_for_their_turn_and_nothing_else_does() -> None:
+    turns = Turns(1.5, 0.0)
+    client, script, pauses = client_of(says(200, row()), says(200, []), *[says(200, row())] * 2, pace=turns)
+    client.create(REQUEST)
+    client.list()
+    client.get("148e21")
+    client.start("148e21")
+    assert turns.asked == [("shop", "create"), ("shop", "list")]
+    assert (pauses, len(script.asked)) == ([1.5], 4)
+
+
+def test_whose_turn_is_too_far_away_is_told_when_and_nothing_is_sent() -> None:
+    client, script, pauses = client_of(pace=Turns(7.5))
+    with pytest.raises(
+        errors.RateLimited, match=r"not sent: the app's turn for another create comes in 7.5 s"
+    ) as caught:
+        client.create(REQUEST)
+    assert (caught.value.retry_after, caught.value.retryable, script.asked, pauses) == (7.5, True, [], [])
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("4", 4.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0)])
+def test_a_429_in_spite_of_the_pace_is_passed_on(header: str, seconds: float) -> None:
+    turns = Turns(0.0)
+    client, _, _ = client_of(says(429, **{"retry-after": header}), pace=turns)
+    with pytest.raises(errors.RateLimited):
+        client.create(REQUEST)
+    assert turns.penalties == [("shop", "create", seconds)]
 
 
 def test_a_list_is_read_to_its_end() -> None:
@@ -192,10 +318,161 @@ def test_a_wait_outlasts_what_it_asks_for() -> None:
     assert script.asked[1].url.params["timeout"] == "1"
 
 
-def test_bodies_that_are_no_json_do_not_crash() -> None:
-    client, _, _ = client_of(*[httpx.Response(200, text="<html>") for _ in range(5)])
-    assert client.get("1").id == ""
-    assert (client.list(), client.events("1"), client.metadata("1"), client.secrets()) == ([], (), {}, [])
+EXPECTS_NOTHING = {"stop", "restart", "suspend", "signal", "destroy", "cordon", "uncordon", "release_lease"} | {
+    "create_app",
+    "set_metadata",
+    "merge_metadata",
+    "delete_metadata",
+}
+ANSWERED_WRITES = ("create", "start", "update", "exec", "acquire_lease", "refresh_lease", "placements")
+OF_ANOTHER_KIND: dict[str, Callable[[], httpx.Response]] = {
+    "half": lambda: httpx.Response(200, text='{"id": "148e'),
+    "page": lambda: httpx.Response(200, text="<html>sesame</html>"),
+    "nothing": lambda: httpx.Response(204),
+    "null": lambda: says(200),
+    "text": lambda: says(200, "sesame"),
+    "rows of another kind": lambda: says(200, ["sesame"]),
+}
+
+
+@pytest.mark.parametrize("kind", OF_ANOTHER_KIND)
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unusable_answer_is_no_success_where_one_is_expected(name: str, kind: str) -> None:
+    """METHODS is every method there is, which test_client_secrets sees to."""
+    client, _, _ = client_of(*[OF_ANOTHER_KIND[kind]() for _ in range(9)])
+    if name in EXPECTS_NOTHING:
+        METHODS[name](client)
+        return
+    if name == "events" and kind == "rows of another kind":
+        return  # entries of a history may be anything
+    expected = errors.Ambiguous if name in ANSWERED_WRITES else errors.Unreachable
+    with pytest.raises(expected, match="not what was asked for") as caught:
+        METHODS[name](client)
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        (lambda client: client.get("1"), {"state": "started"}),
+        (lambda client: client.list(), [row(), {"state": "started"}]),
+        (lambda client: client.org_machines("personal"), {"machines": [{"name": "m"}]}),
+        (lambda client: client.update("1", {}), {"ok": True}),
+        (lambda client: client.acquire_lease("1", 5), {"status": "success", "data": {"expires_at": 5}}),
+        (lambda client: client.refresh_lease("1", Lease("n"), 5), {}),
+        (lambda client: client.wait("1", "stopped"), {"ok": True}),
+    ],
+)
+def test_a_machine_without_an_id_a_lease_without_a_nonce_and_a_wait_without_a_state_are_none(
+    call: Callable[[MachinesClient], object], body: object
+) -> None:
+    client, _, _ = client_of(says(200, body), read_tries=1)
+    with pytest.raises((errors.Ambiguous, errors.Unreachable)):
+        call(client)
+
+
+def test_a_read_whose_answer_broke_off_is_sent_again() -> None:
+    client, script, _ = client_of(OF_ANOTHER_KIND["half"](), says(200, row()))
+    assert client.get("148e21").id == "148e21"
+    assert len(script.asked) == 2
+
+
+def test_a_create_whose_answer_broke_off_is_looked_up() -> None:
+    client, script, _ = client_of(OF_ANOTHER_KIND["half"](), says(200, [row(state="started")]))
+    assert client.create(REQUEST).id == "148e21"
+    assert asked(script) == [POST, LIST]
+
+
+def test_a_create_without_identity_whose_answer_is_lost_is_not_waited_for_in_vain() -> None:
+    client, script, pauses = client_of(httpx.ReadTimeout("slow"))
+    with pytest.raises(errors.Ambiguous):
+        client.create(CreateRequest("mq-1", None, {"image": "i"}))
+    assert (asked(script), pauses) == ([POST], [])
+
+
+def test_who_holds_the_lease_shows_the_nonce_and_nobody_else() -> None:
+    lease = Lease("secret-nonce")
+    client, script, _ = client_of(*[says(200, row(nonce="secret-nonce")) for _ in range(9)])
+    client.start("1", lease=lease)
+    client.stop("1", lease=lease)
+    client.restart("1", lease=lease)
+    client.update("1", {"image": "i"}, current_version="01H", skip_launch=True, lease=lease)
+    client.destroy("1", lease=lease)
+    client.refresh_lease("1", lease, 30)
+    client.release_lease("1", lease)
+    client.get("1")
+    nonces = [request.headers.get("fly-machine-lease-nonce") for request in script.asked]
+    assert nonces == ["secret-nonce"] * 7 + [None]
+    assert json.loads(script.asked[3].content) == {
+        "config": {"image": "i"},
+        "current_version": "01H",
+        "skip_launch": True,
+    }
+
+
+def test_a_stop_always_has_a_body() -> None:
+    """An array, which is how some libraries spell an empty one, is refused."""
+    client, script, _ = client_of(says(200, {}), says(200, {}))
+    client.stop("1", "SIGTERM", "30s")
+    client.stop("1")
+    assert [json.loads(request.content) for request in script.asked] == [{"signal": "SIGTERM", "timeout": "30s"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("base", "logs"),
+    [
+        ("https://api.machines.dev", "https://api.fly.io"),
+        ("http://_api.internal:4280", "https://api.fly.io"),
+        ("http://127.0.0.1:4280", "http://127.0.0.1:4280"),
+    ],
+)
+def test_logs_are_read_to_their_end_where_fly_keeps_them(base: str, logs: str) -> None:
+    def page(*messages: str, token: str) -> httpx.Response:
+        return says(
+            200, {"data": [{"attributes": {"message": each}} for each in messages], "meta": {"next_token": token}}
+        )
+
+    client, script, _ = client_of(page("a", "b", token="2"), page("c", token="3"), page(token="3"), base_url=base)
+    pages = [*client.logs("148e21", next_token="1")]
+    assert [line.message for page in pages for line in page.lines] == ["a", "b", "c"]
+    assert str(script.asked[0].url) == f"{logs}/api/v1/apps/shop/logs?instance=148e21&next_token=1"
+    assert [request.url.params["next_token"] for request in script.asked] == ["1", "2", "3"]
+    assert script.asked[0].headers["authorization"] == f"FlyV1 {TOKEN}"
+
+
+def test_logs_whose_token_repeats_end() -> None:
+    answer = {"data": [{"attributes": {"message": "a"}}], "meta": {"next_token": "7"}}
+    client, script, _ = client_of(*[says(200, answer) for _ in range(3)])
+    assert len([*client.logs("1")]) == 2
+    assert len(script.asked) == 2
+
+
+def test_the_machines_of_an_organisation_are_read_to_the_end() -> None:
+    pages = [
+        says(200, {"machines": [{"id": "1"}, {"id": "2"}], "next_cursor": "a", "error_regions": ["ord"]}),
+        says(200, {"machines": [{"id": "2"}, {"id": "3"}], "next_cursor": "", "error_regions": ["ord", "gru"]}),
+    ]
+    client, _, _ = client_of(*pages)
+    found = client.org_machines("personal")
+    assert [machine.id for machine in found.machines] == ["1", "2", "3"]
+    assert found.error_regions == ("gru", "ord")
+
+
+def test_a_command_may_take_as_long_as_it_was_given() -> None:
+    client, script, _ = client_of(says(200, {"stdout": "out", "stderr": "err", "exit_code": 3, "exit_signal": 0}))
+    done = client.exec("1", ["python", "-V"], timeout=120, stdin="in")
+    assert (done.stdout, done.stderr, done.exit_code, done.exit_signal) == ("out", "err", 3, 0)
+    assert json.loads(script.asked[0].content) == {"command": ["python", "-V"], "timeout": 120, "stdin": "in"}
+    assert script.asked[0].extensions["timeout"]["read"] > 120
+
+
+def test_without_a_lease_there_is_none() -> None:
+    client, _, _ = client_of(says(404), says(404), says(200, {"data": {"owner": "me", "expires_at": 5}}))
+    assert client.lease("1") is None
+    client.release_lease("1", Lease("n"))
+    held = client.lease("1")
+    assert held is not None
+    assert (held.owner, held.nonce) == ("me", "")
 
 
 def test_what_is_gone_is_destroyed() -> None:
@@ -205,7 +482,7 @@ def test_what_is_gone_is_destroyed() -> None:
 
 
 def test_names_in_paths_are_quoted() -> None:
-    client, script, _ = client_of(says(200, {}), says(204))
+    client, script, _ = client_of(says(200, row()), says(204))
     client.get("../../apps")
     client.set_metadata("1", "a/b", "v")
     assert script.asked[0].url.raw_path == b"/v1/apps/shop/machines/..%2F..%2Fapps"
@@ -221,6 +498,7 @@ def test_names_in_paths_are_quoted() -> None:
         ("FlyV1 fm2_a,fo1_user", "FlyV1 fm2_a"),
         ("plain", "Bearer plain"),
         ("bearer plain ", "Bearer plain"),
+        ("FlyV1 fm2_a,\nfm2_b\n", "FlyV1 fm2_a,fm2_b"),
     ],
 )
 def test_the_header_is_what_fly_expects_of_the_token(token: str, header: str) -> None:
@@ -228,6 +506,16 @@ def test_the_header_is_what_fly_expects_of_the_token(token: str, header: str) ->
     script = Script(says(200, {}))
     MachinesClient("shop", token=token, transport=script).app()
     assert script.asked[0].headers["authorization"] == header
+
+
+@pytest.mark.parametrize("token", ["plain\nsecret-part", "sécret-part", "secret-part\x00"])
+def test_a_token_that_no_header_can_carry_is_refused_without_being_quoted(token: str) -> None:
+    with pytest.raises(errors.Unauthorized) as caught:
+        MachinesClient("shop", token=token)
+    assert (
+        "cret-part" not in f"{caught.value!r} {caught.value.args} {caught.value.__cause__} {caught.value.__context__}"
+    )
+    assert "pasted whole" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -243,51 +531,39 @@ def test_the_base_address_in_its_forms(given: str, base: str) -> None:
     assert normal_base(given) == base
 
 
-def test_cookies_are_kept() -> None:
-    answer = httpx.Response(200, json={}, headers={"set-cookie": "fly-affinity=a; Path=/"})
-    client, script, _ = client_of(answer, says(200, {}))
-    client.app()
-    client.app()
-    assert script.asked[1].headers["cookie"] == "fly-affinity=a"
+@pytest.mark.parametrize("url", ["ftp://api.machines.dev", "https://", "http://host:port", ""])
+def test_what_is_no_address_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address of the Machines API, as https://api.machines.dev is\."):
+        MachinesClient("shop", token=TOKEN, base_url=url)
 
 
-ECHO = f"your {TOKEN} and value-that-must-stay-hidden"
-CALLS: list[Callable[[MachinesClient], object]] = [
-    lambda client: client.create(REQUEST),
-    lambda client: client.get("1"),
-    lambda client: client.list(),
-    lambda client: client.start("1"),
-    lambda client: client.stop("1"),
-    lambda client: client.wait("1", "started"),
-    lambda client: client.destroy("1"),
-    lambda client: client.set_metadata("1", "k", "v"),
-    lambda client: client.app(),
-]
+class Affine(BaseHTTPRequestHandler):
+    """A server that asks to be reached again where the last write went, as Fly does with a cookie."""
+
+    cookies: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.cookies.append(self.headers["cookie"])
+        self.send_response(200)
+        self.send_header("set-cookie", f"fly-affinity=instance-{len(self.cookies)}; Path=/")
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
 
 
-def texts_of(call: Callable[[MachinesClient], object], status: int | None) -> list[str]:
-    """All that can be read off the error of a call."""
-    quoting = ECHO if call is CALLS[0] else TOKEN
-    answers: list[Answer] = [
-        httpx.ReadTimeout("slow") if status is None else says(status, {"error": quoting}) for _ in range(6)
-    ]
-    client, _, _ = client_of(*answers)
-    try:
-        call(client)
-    except errors.MachinesError as error:
-        trace = "".join(traceback.format_exception(error))
-        return [f"{error!r} {error} {error.args} {error.__dict__} {client!r} {client._session!r} {trace}"]
-    return []
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 412, 422, 429, 500, None])
-def test_no_secret_is_in_any_text(status: int | None) -> None:
-    """A server that quotes token and env back at us, and errors of the connection."""
-    texts = [text for call in CALLS for text in texts_of(call, status)]
-    assert len(texts) >= len(CALLS) - 1  # to destroy what is not there is no error
-    for text in texts:
-        assert TOKEN not in text
-        assert "value-that-must-stay-hidden" not in text
+def test_cookies_are_kept_so_that_what_was_written_is_read() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Affine) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with MachinesClient("shop", token=TOKEN, base_url=f"http://127.0.0.1:{server.server_port}") as client:
+                for _ in range(3):
+                    client.app()
+        finally:
+            server.shutdown()
+    assert Affine.cookies == [None, "fly-affinity=instance-1", "fly-affinity=instance-2"]
 
 
 def test_an_error_says_where_to_look() -> None:
@@ -295,3 +571,16 @@ def test_an_error_says_where_to_look() -> None:
     with pytest.raises(errors.QuotaReached) as caught:
         client.create(REQUEST)
     assert str(caught.value) == "POST /v1/apps/shop/machines: 403 over the allowed quota (fly-request-id 01REQ-iad)"
+
+
+@pytest.mark.parametrize(
+    ("headers", "says_"),
+    [
+        ({"date": "Sat, 21 Nov 2026 10:15:00 GMT"}, datetime(2026, 11, 21, 10, 15, tzinfo=UTC)),
+        ({"date": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_the_clock_of_the_api_is_its_date_header(headers: dict[str, str], says_: datetime | None) -> None:
+    client, _, _ = client_of(says(200, {"name": "shop"}, **headers))
+    assert client.clock() == says_

@@ -57,7 +57,7 @@ def test_killing_the_emulator_leaves_nobody() -> None:
     with Emulator() as emulator:
         everybody = started(emulator, 3)
         emulator.kill()
-        assert not psutil.wait_procs(everybody, timeout=10)[1]
+        assert not psutil.wait_procs(everybody, timeout=60)[1]
 
 
 def test_a_graceful_end_leaves_nobody_and_answers_who_waits(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_graceful_end_leaves_nobody_and_answers_who_waits(tmp_path: Path) -> N
         everybody = started(emulator, 2)
         waiting = PendingWait(emulator, emulator.machines()[0].id, "destroyed")
         emulator.stop()
-        assert not psutil.wait_procs(everybody, timeout=10)[1]
+        assert not psutil.wait_procs(everybody, timeout=60)[1]
     assert '"state":"destroyed"' in waiting.answer()
     assert (tmp_path / "emulator.stderr").read_text() == ""
 
@@ -75,7 +75,7 @@ def test_it_ends_with_its_host() -> None:
         everybody = started(emulator, 1)
         host = next(process for process in everybody if process.name() == "mq-host")
         host.kill()
-        assert not psutil.wait_procs(everybody, timeout=15)[1]
+        assert not psutil.wait_procs(everybody, timeout=60)[1]
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_command_line(tmp_path: Path, number: int) -> None:
     line = process.stdout.readline()
     assert line == f"emulator ready on http://127.0.0.1:{port_file.read_text().strip()}\n"
     process.send_signal(number)
-    assert process.communicate(timeout=20) == ("", "")
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
 
 
@@ -121,6 +121,7 @@ def test_a_port_that_is_taken() -> None:
         (["--state-dir", "/dev/null/x"], "/dev/null/x cannot be made"),
         (["--region", "moon"], "invalid choice: 'moon'"),
         (["--app", "Not A Name"], "may have lower-case letters"),
+        (["--port-file", "/nonexistent/x"], "/nonexistent/x cannot be written"),
     ],
 )
 def test_bad_options_are_explained(words: list[str], said: str) -> None:
@@ -129,6 +130,24 @@ def test_bad_options_are_explained(words: list[str], said: str) -> None:
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["[1]", "{bad-hunter2", '{"A": 1}', '"hunter2"'])
+def test_secrets_that_are_no_object_of_strings_are_explained(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([], {"MACHINES_EMULATOR_SECRETS": given})
+    said = capsys.readouterr().err
+    assert "MACHINES_EMULATOR_SECRETS must be a JSON object of strings" in said
+    assert "hunter2" not in said
+
+
+def test_a_secret_s_name_and_an_empty_token_are_explained() -> None:
+    with pytest.raises(EmulatorError, match="a secret's name has letters, digits and underscores, not 'a b'") as caught:
+        Emulator(secrets={"a b": "hunter2"}).start()
+    assert "hunter2" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    with pytest.raises(ValueError, match="token must not be empty"):
+        Emulator(token="")
 
 
 def test_the_environment_becomes_secrets_as_far_as_it_is_an_application_s() -> None:
@@ -143,9 +162,14 @@ def test_the_environment_becomes_secrets_as_far_as_it_is_an_application_s() -> N
         "_": "x",
         "VIRTUAL_ENV": "/v",
         "MACHINES_EMULATOR_SECRETS": "{}",
+        "LD_PRELOAD": "x",
+        "MAKEFLAGS": "x",
+        "SSH_AUTH_SOCK": "x",
         "not-a-name": "x",
     }
-    assert set(secrets_from(surroundings)) == {"DATABASE_URL", "DJANGO_SETTINGS_MODULE"}
+    own = ("LD_SDK_KEY", "GIT_TOKEN", "MAKE_API_KEY", "PIP_KEY", "UV_INDEX_KEY", "MAIL", "TZ", "SSH_KEY", "PYTHONANY")
+    surroundings |= dict.fromkeys(own, "of the application")
+    assert set(secrets_from(surroundings)) == {"DATABASE_URL", "DJANGO_SETTINGS_MODULE", *own}
     options = parse(["--env-secrets", "--secret", "A=1=2", "--state-dir", "/tmp/x"], surroundings)
     assert options.secrets == {**secrets_from(surroundings), "A": "1=2"}
     assert options.token == "fm2_x"
@@ -185,3 +209,11 @@ def test_many_machines_at_once() -> None:
             client.create(CreateRequest(f"m-{number}", None, asleep))
         until(lambda: sum(machine.state == "started" for machine in client.list()) == 60)
         assert len(family(emulator)) == 2 + 60 * 2
+
+
+def test_two_emulators_give_their_machines_different_addresses() -> None:
+    """On one computer a server of one would else answer the requests for another."""
+    sleep = {"skip_launch": True}
+    with Emulator() as one, Emulator() as other, one.client() as mine, other.client() as theirs:
+        request = CreateRequest("m", None, config("pass"), **sleep)
+        assert mine.create(request).private_ip != theirs.create(request).private_ip

@@ -28,6 +28,8 @@ TEXTS: list[tuple[int, str | dict[str, str], type[MachinesError], str]] = [
     (409, "could not reserve resource for machine: insufficient memory", errors.NoCapacity, HOST),
     (409, "unavailable: sjc: no capacity", errors.NoCapacity, REGION),
     (400, "failed to create volume: no capacity", errors.NoCapacity, REGION),
+    (422, "could not find capacity for volume workloads", errors.NoCapacity, REGION),
+    (412, "failed_precondition: can't find capacity", errors.NoCapacity, REGION),
     (409, "governor policy blocked start", errors.NoCapacity, HOST),
     (409, "deploys to this host are temporarily disabled", errors.NoCapacity, HOST),
     (403, "would use 262144 MB, which is over the allowed quota", errors.QuotaReached, ""),
@@ -45,7 +47,15 @@ TEXTS: list[tuple[int, str | dict[str, str], type[MachinesError], str]] = [
     ),
     (422, {"error": "Name has already been taken", "status": "name_taken"}, errors.NameTaken, ""),
     (409, "aborted: machine update failed due to concurrent update", errors.Conflict, ""),
+    (422, "Reached the automated scaling limits, write to sales@fly.io", errors.QuotaReached, ""),
+    (403, "To launch more than 1 machine per app please add a card: billing@fly.io", errors.QuotaReached, ""),
+    (403, {"error": "could not find a candidate host", "status": "unknown"}, errors.NoCapacity, REGION),
     (409, "failed_precondition: lease currently held by someone@example.com", errors.LeaseHeld, ""),
+    (409, "aborted: lease currently held by a@b.c, expires at 2026-11-21T07:00:00Z", errors.LeaseHeld, ""),
+    (412, "failed_precondition: lease nonce does not match", errors.LeaseHeld, ""),
+    (412, "failed_precondition: machine_version does not match the current version", errors.Conflict, ""),
+    (409, "", errors.Conflict, ""),
+    (412, "", errors.Conflict, ""),
     (412, "failed_precondition: unable to start machine from current state: 'created'", errors.Conflict, ""),
     (412, "failed_precondition: machine getting replaced, refusing to start", errors.Conflict, ""),
     (
@@ -69,6 +79,14 @@ TEXTS: list[tuple[int, str | dict[str, str], type[MachinesError], str]] = [
     (502, "<html>bad gateway</html>", errors.Ambiguous, ""),
     (503, "", errors.Ambiguous, ""),
     (504, "insufficient resources available to fulfill request", errors.Ambiguous, ""),
+    (408, "", errors.Ambiguous, ""),
+    (504, "", errors.Ambiguous, ""),
+    (501, "unimplemented: suspend is not emulated", errors.Rejected, ""),
+    (400, "", errors.Rejected, ""),
+    (401, "", errors.Unauthorized, ""),
+    (403, "", errors.Unauthorized, ""),
+    (429, "", errors.RateLimited, ""),
+    (400, "invalid_argument: json: cannot unmarshal array into Go value of type stopRequest", errors.Rejected, ""),
     (418, "teapot", errors.Rejected, ""),
     (302, "", MachinesError, ""),
 ]
@@ -114,6 +132,32 @@ def test_no_answer_is_ambiguous_only_where_something_may_have_happened(
     method: str, path: str, status: int, error: type[MachinesError]
 ) -> None:
     assert type(classify(Answer(method, path, status, "deadline_exceeded: x"))) is error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_may_not_read_logs_is_told_which_token_may(status: int) -> None:
+    found = classify(Answer("GET", "https://api.fly.io/api/v1/apps/shop/logs", status, "unauthorized"))
+    assert type(found) is errors.LogsRefused
+    assert "readonly" in found.advice
+    assert type(classify(Answer("GET", MACHINES, status, "unauthorized"))) is errors.Unauthorized
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("404 page not found\n", "404 page not found"),
+        ('{"error":"internal: x","status":"unknown"}', "internal: x"),
+        ('{"message":"Not authorized"}', "Not authorized"),
+        ('{"error":null,"message":"second"}', "second"),
+        ('{"errors":[{"detail":"third"}]}', '{"errors":[{"detail":"third"}]}'),
+        ("<html>\n<head><title>502 Bad Gateway</title></head></html>", "502 Bad Gateway"),
+        ('["a list"]', '["a list"]'),
+        ("", ""),
+        ("[" * 100_000, "[" * errors.LONGEST_MESSAGE),
+    ],
+)
+def test_the_sentence_is_found_in_any_body(body: str, message: str) -> None:
+    assert classify(Answer("GET", MACHINES, 500, body)).message == message
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("1.5", 1.5), ("", None), ("Wed, 21 Oct", None)])

@@ -5,7 +5,21 @@ from datetime import UTC, datetime
 
 import pytest
 
-from machinequeue.machines.schema import CreateRequest, Event, ExitEvent, Guest, Lease, Machine, parse_time
+from machinequeue.machines.schema import (
+    CreateRequest,
+    Event,
+    ExecResult,
+    ExitEvent,
+    Guest,
+    Lease,
+    LogPage,
+    Machine,
+    OrgMachines,
+    Placement,
+    Region,
+    TokenInfo,
+    parse_time,
+)
 
 
 def test_an_empty_answer_is_a_machine_without_properties() -> None:
@@ -103,3 +117,53 @@ def test_only_what_was_asked_is_sent() -> None:
     assert CreateRequest("m", None, {"image": "i"}).as_dict() == {"name": "m", "config": {"image": "i"}}
     asked = CreateRequest("m", "iad,us", {"image": "i"}, skip_launch=True, lease_ttl=5).as_dict()
     assert (asked["region"], asked["skip_launch"], asked["lease_ttl"]) == ("iad,us", True, 5)
+
+
+NOTHING: list[object] = [None, {}, [], "text", 3, {"data": None}, {"regions": [None]}, {"machines": {}}, {"tokens": 7}]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_answers_without_what_was_asked_for_are_empty_values(nothing: object) -> None:
+    assert ExecResult.parse(nothing) == ExecResult("", "", None, 0)
+    assert LogPage.parse(nothing) == LogPage(())
+    assert OrgMachines.parse(nothing) == OrgMachines(())
+    assert TokenInfo.parse_all(nothing) == ()
+    assert all(region.code == "" for region in Region.parse_all(nothing))
+    assert all(placement.count == 0 for placement in Placement.parse_all(nothing))
+
+
+@pytest.mark.parametrize("spelled", ["Regions", "regions"])
+def test_regions_come_in_two_spellings(spelled: str) -> None:
+    rows = [{"code": "iad", "name": "Ashburn", "requires_paid_plan": True, "new_field": 1}, {"code": "cdg"}]
+    assert Region.parse_all({spelled: rows, "nearest": "iad"}) == (
+        Region("iad", "Ashburn", requires_paid_plan=True),
+        Region("cdg"),
+    )
+
+
+def test_a_page_of_a_log() -> None:
+    attributes = {
+        "timestamp": "2026-09-20T10:11:12Z",
+        "message": "hello",
+        "level": "info",
+        "instance": "148e21",
+        "region": "iad",
+        "meta": {"event": {"provider": "runner"}},
+    }
+    page = LogPage.parse({"data": [{"id": "1", "attributes": attributes}, {}], "meta": {"next_token": 1653346106636}})
+    [line, empty] = page.lines
+    assert (line.message, line.provider, line.instance, line.region) == ("hello", "runner", "148e21", "iad")
+    assert line.timestamp == datetime(2026, 9, 20, 10, 11, 12, tzinfo=UTC)
+    assert (empty.message, page.next_token) == ("", "1653346106636")
+
+
+def test_machines_of_an_organisation_name_their_app_and_the_silent_regions() -> None:
+    rows = [{"id": "1", "app_name": "shop", "state": "started", "config": {"metadata": {"mq_site": "s"}}}]
+    found = OrgMachines.parse({"machines": rows, "error_regions": ["ord"], "next_cursor": "c"})
+    assert [(machine.app, machine.metadata) for machine in found.machines] == [("shop", {"mq_site": "s"})]
+    assert (found.error_regions, found.next_cursor) == (("ord",), "c")
+
+
+def test_numbers_that_are_none_are_left_out() -> None:
+    event = ExitEvent.parse({"exit_code": float("inf"), "signal": float("nan"), "guest_exit_code": True})
+    assert event == ExitEvent()

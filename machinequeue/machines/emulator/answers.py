@@ -36,6 +36,10 @@ def failed_precondition(text: str) -> Refusal:
     return Refusal(412, f"failed_precondition: {text}")
 
 
+def host_unreachable() -> Refusal:
+    return failed_precondition("machine's host is unreachable")  # our words: Fly's are not documented
+
+
 def name_violation(machine_id: str, name: str) -> Refusal:
     return Refusal(
         409,
@@ -47,8 +51,33 @@ def manifest_unknown(image: str) -> Refusal:
     return Refusal(400, f"failed to get manifest {image}: MANIFEST_UNKNOWN: manifest unknown")
 
 
+def no_sandbox(image: str, why: str) -> Refusal:
+    return Refusal(
+        501,
+        f"unimplemented: image {image} is not ours, so its machines run in a sandbox only, and none can be made "
+        f"on this computer ({why}). Allow unprivileged user namespaces, or run the emulator as root",
+    )
+
+
 def wait_timeout(wanted: str, current: str) -> Refusal:
     return Refusal(408, f"deadline_exceeded: machine failed to reach desired state, {wanted}, currently {current}")
+
+
+def execution_timeout(seconds: float) -> Refusal:
+    # Our words: what Fly answers is not documented.
+    return Refusal(408, f"deadline_exceeded: command did not end within {seconds:g}s and was killed")
+
+
+def lease_held(owner: str, expires: str) -> Refusal:
+    return Refusal(409, f"aborted: lease currently held by {owner}, expires at {expires}")
+
+
+def lease_not_found() -> Refusal:
+    return Refusal(404, "not_found: lease not found")
+
+
+def concurrent_update() -> Refusal:
+    return Refusal(409, "aborted: machine update failed due to concurrent update")
 
 
 def rate_limited() -> Refusal:

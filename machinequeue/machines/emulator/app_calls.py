@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from machinequeue.machines.emulator import regions
+from machinequeue.machines.emulator import names, regions
 from machinequeue.machines.emulator.answers import Refusal, bad_request, not_emulated, unauthorized
 from machinequeue.machines.emulator.calls import Call, Reply
+from machinequeue.machines.emulator.machine import AT_REST
 from machinequeue.machines.emulator.output import Line
-from machinequeue.machines.emulator.world import ORGANIZATION
+from machinequeue.machines.emulator.world import ORGANIZATION, App, World
 
 LOG_PAGE = 100
+LARGEST_APP_PAGE = 5000
+
+_deletions: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
 
 async def find(call: Call) -> Any:
-    apps = [app.described() for app in call.office.world.apps.values()]
-    return {"total_apps": len(apps), "apps": apps}
+    """All apps, with `limit` in pages."""
+    apps = [app.described() for app in call.world.apps.values()]
+    limit, cursor = call.number("limit", 0, 1, LARGEST_APP_PAGE), call.query("cursor")
+    ids = [app["id"] for app in apps]
+    if cursor and cursor not in ids:
+        raise bad_request("invalid cursor")
+    rest = apps[ids.index(cursor) + 1 :] if cursor else apps
+    page = rest[:limit] if limit else rest
+    more = {"next_cursor": page[-1]["id"]} if len(page) < len(rest) else {}
+    return {"total_apps": len(apps), "apps": page, **more}
 
 
 async def create(call: Call) -> Any:
+    """A new app; with an idempotency key the app that the first request with it created."""
     body = await call.body()
-    app = call.office.world.create_app(body.get("name") or body.get("app_name"))
+    name, key = body.get("name") or body.get("app_name"), body.get("idempotency_key") or ""
+    if not isinstance(key, str):
+        raise bad_request("idempotency_key must be a string")
+    made = call.world.apps.get(call.world.app_keys.get(key, "")) if key else None
+    if made is not None and name not in (None, "", made.name):
+        raise Refusal(422, "idempotency_key was used for an app of another name")
+    app = made or call.world.create_app(name or names.machine_name())
+    if key:
+        call.world.app_keys[key] = app.name
     return Reply({"id": app.name, "created_at": app.created_ms}, 201)
 
 
@@ -29,8 +51,23 @@ async def get(call: Call) -> Any:
 
 
 async def delete(call: Call) -> Any:
-    call.office.world.delete_app(call.app.name)
+    """Delete the app: with `force` at once, else once none of its machines runs any more."""
+    app = call.app
+    running = [machine for machine in app.living() if machine.state not in AT_REST]
+    if call.flag("force") or not running:
+        call.world.delete_app(app.name)
+    else:
+        task = asyncio.create_task(_delete_at_rest(call.world, app))
+        _deletions.add(task)
+        task.add_done_callback(_deletions.discard)
     return Reply(status=202)
+
+
+async def _delete_at_rest(world: World, app: App) -> None:
+    while running := [machine for machine in app.living() if machine.state not in AT_REST]:
+        await running[0].wait([*AT_REST, "destroyed"], timeout_seconds=None)
+    if world.apps.get(app.name) is app:
+        world.delete_app(app.name)
 
 
 async def secrets(call: Call) -> Any:
@@ -74,7 +111,7 @@ async def unset_secret(call: Call) -> Any:
 
 async def logs(call: Call) -> Any:
     """Lines of one machine, or of all; `next_token` is nanoseconds. Without one the 100 newest, oldest first."""
-    if call.request.path_params["app"] not in call.office.world.apps:
+    if call.request.path_params["app"] not in call.world.apps:
         raise unauthorized()  # as Fly answers for the logs of an unknown app
     app = call.app
     instance, region = call.query("instance"), call.query("region")
@@ -96,14 +133,14 @@ async def current_token(call: Call) -> Any:
         "token_id": "emulator",
         "org_slug": ORGANIZATION,
         "organization": ORGANIZATION,
-        "apps": [*call.office.world.apps],
+        "apps": [*call.world.apps],
         "user": "",
     }
     return {"tokens": [row]}
 
 
 async def platform_regions(call: Call) -> Any:
-    return regions.described(call.office.world.ground.region)
+    return regions.described(call.world.ground.region)
 
 
 async def missing(call: Call) -> Any:

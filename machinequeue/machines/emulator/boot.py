@@ -10,10 +10,12 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from machinequeue.machines.emulator.executions import Execution
 from machinequeue.machines.emulator.host import send_order
 from machinequeue.machines.emulator.output import Output
 
 CHUNK = 65536
+KILLED = {"exit": 128 + signal.SIGKILL, "signal": int(signal.SIGKILL)}
 
 Report = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ class Boot:
         self._listener = listener
         self._received = b""
         self._ended = False
+        self._executions: dict[int, Execution] = {}
         self._control, theirs = socket.socketpair()
         self._pipe, write_end = os.pipe()
         try:
@@ -53,16 +56,48 @@ class Boot:
         self._loop.add_reader(self._pipe, self._copy)
 
     def signal(self, number: int) -> None:
-        """Signal the main process."""
+        """Signal the processes of the config."""
         self._command(signal=number)
 
     def stop(self, number: int, grace_seconds: float) -> None:
-        """Signal the main process, and kill it when it still lives after the grace."""
+        """Signal the processes of the config, and kill those that still live after the grace."""
         self._command(stop=number, timeout=grace_seconds)
 
     def kill(self) -> None:
         """Kill everything."""
         self._command(kill=True)
+
+    def run_out_of_memory(self) -> None:
+        """Kill the biggest process as if it had gone over the machine's memory."""
+        self._command(oom=True)
+
+    def abandon(self) -> None:
+        """Let go: the init, left alone, kills everything at once, and nothing is reported any more."""
+        self._ended = True
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        self._close_pipe()
+        self._end_executions()
+
+    def execute(self, descriptors: list[int]) -> Execution:
+        """Have the init start one more process; `descriptors` are its words, stdin, stdout and stderr."""
+        number = max(self._executions, default=0) + 1
+        execution = self._executions[number] = Execution(number, self._loop.create_future())
+        try:
+            socket.send_fds(self._control, [json.dumps({"execute": number}).encode() + b"\n"], descriptors)
+        except OSError:
+            self._end_executions()  # the init is ending, and everybody with it
+        return execution
+
+    def end_execution(self, number: int) -> None:
+        """Kill such a process with all below it."""
+        self._command(end=number)
+
+    def _end_executions(self) -> None:
+        for execution in self._executions.values():
+            if not execution.outcome.done():
+                execution.outcome.set_result(KILLED)
+        self._executions.clear()
 
     def _command(self, **command: Any) -> None:
         if not self._ended:
@@ -82,11 +117,15 @@ class Boot:
         for line in lines:
             self._take(json.loads(line))
         if not chunk:
-            self._end({"exit": 128 + signal.SIGKILL, "signal": int(signal.SIGKILL), "oom": False})
+            self._end({**KILLED, "oom": False})
 
     def _take(self, report: Report) -> None:
         if "started" in report:
             self._listener.on_started(report["started"])
+        elif "executed" in report:
+            execution = self._executions.pop(report["executed"], None)
+            if execution is not None and not execution.outcome.done():
+                execution.outcome.set_result(report)
         elif "exit" in report:
             self._end(report)
         else:
@@ -101,6 +140,7 @@ class Boot:
         while self._copy():
             pass
         self._close_pipe()
+        self._end_executions()
         self._listener.on_ended(report)
 
     def _copy(self) -> bool:

@@ -1,64 +1,63 @@
-"""What every call goes through: who asks, how often, what is answered, what is written down."""
+"""One request as the handlers see it, and what they give back."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-import sys
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from machinequeue.machines.emulator.answers import Refusal, bad_request, unauthorized
-from machinequeue.machines.emulator.limits import Limits
+from machinequeue.machines.emulator.answers import Refusal, bad_request
 from machinequeue.machines.emulator.machine import Machine
-from machinequeue.machines.emulator.names import ulid
 from machinequeue.machines.emulator.world import App, World
 
-READS = ("GET", "HEAD")
-
-
-def bare(token: str) -> str:
-    """A token without its scheme."""
-    for scheme in ("bearer ", "flyv1 "):
-        if token.lower().startswith(scheme):
-            return token[len(scheme) :].strip()
-    return token.strip()
-
-
-@dataclass(frozen=True)
-class Office:
-    """What the calls share. `token` is the one token that is accepted."""
-
-    world: World
-    limits: Limits
-    token: str = field(repr=False)
+LARGEST_BODY = 8 * 1024 * 1024
+LARGEST_NUMBER = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A success other than 200 with JSON; a body of None is an empty one."""
+    """A success other than 200 with JSON; a body of None is an empty one, with `media` it is text of that type.
+
+    `delivery` says how much of it arrives: "whole", "cut" (half, then the connection ends), "garbled" (half, as if
+    it were all), "lost" (the connection ends without an answer) or "reset" (as "lost", by a TCP reset).
+    """
 
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    media: str = ""
+    delivery: str = "whole"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """One request of somebody who may ask."""
+    """One request of somebody who may ask. `action` names what is asked, as rate limits and faults know it.
 
-    office: Office
+    `shown` is what a list shows in the place of the apps as they are, `delayed_by` the fault that delays its boot.
+    """
+
+    world: World
     request: Request
+    action: str
+    shown: Mapping[str, App] | None = None
+    delayed_by: object = None
+    _parsed: dict[str, Any] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def apps(self) -> Mapping[str, App]:
+        """All apps by name, as they are to be shown."""
+        return self.world.apps if self.shown is None else self.shown
 
     @property
     def app(self) -> App:
         """The app of the path."""
-        return self.office.world.app(self.request.path_params["app"])
+        app = self.world.app(self.request.path_params["app"])
+        return self.apps.get(app.name, app)
 
     @property
     def machine(self) -> Machine:
@@ -83,83 +82,50 @@ class Call:
         return int(text)
 
     async def body(self) -> dict[str, Any]:
-        """The JSON object of the request; an absent body is an empty one."""
-        data = await self.request.body()
-        if not data:
-            return {}
-        try:
-            body = json.loads(data, parse_constant=_refuse_constant)
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        except (ValueError, RecursionError):
-            raise bad_request("request body is not JSON") from None
-        if not isinstance(body, dict):
-            kinds = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}
-            raise bad_request(f"json: cannot unmarshal {kinds.get(type(body), 'null')} into Go value of type object")
-        return body
+        """The JSON object of the request, the same one each time; an absent body is an empty one."""
+        if self._parsed is None:
+            self._parsed = _parsed(await self._content())
+        return self._parsed
+
+    async def _content(self) -> bytes:
+        content = bytearray()
+        async for chunk in self.request.stream():
+            content += chunk
+            if len(content) > LARGEST_BODY:
+                raise Refusal(413, "http: request body too large")
+        return bytes(content)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    if not data:
+        return {}
+    try:
+        body = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError):
+        raise bad_request("request body is not JSON") from None
+    if not isinstance(body, dict):
+        kinds = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+        raise bad_request(f"json: cannot unmarshal {kinds.get(type(body), 'null')} into Go value of type object")
+    return body
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if abs(number) > LARGEST_NUMBER:
+        raise ValueError("a number is too large")
+    return number
+
+
 Handler = Callable[[Call], Awaitable[Any]]
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def endpoint(office: Office, handler: Handler, action: str = "") -> Endpoint:
-    """Wrap a handler, which returns JSON or a Reply or raises a Refusal, as a Starlette endpoint.
-
-    `action` names the bucket of its rate limit, "" for none.
-    """
-
-    async def answer(request: Request) -> Response:
-        request_id = f"{ulid()}-{office.world.ground.region}"
-        try:
-            _admit(office, request, action)
-            reply = await handler(Call(office, request))
-            reply = reply if isinstance(reply, Reply) else Reply(reply)
-        except Refusal as refusal:
-            reply = Reply(refusal.body, refusal.status)
-        except Exception:  # a bug of ours must look like a server's failure, not like a broken connection
-            traceback.print_exc(file=sys.stderr)
-            reply = Reply({"error": "internal: the emulator failed, its stderr says how"}, 500)
-        if request.method not in READS:
-            _note(office, request, reply, request_id)
-        return _respond(reply, request_id)
-
-    return answer
-
-
-def _admit(office: Office, request: Request, action: str) -> None:
-    if bare(request.headers.get("authorization", "")) != office.token:
-        raise unauthorized()
-    if action:
-        where = request.path_params
-        office.limits.spend(action, where.get("machine") or where.get("app", ""))
-
-
-def _note(office: Office, request: Request, reply: Reply, request_id: str) -> None:
-    fields: dict[str, Any] = {key: request.path_params[key] for key in ("app", "machine") if key in request.path_params}
-    if isinstance(reply.body, dict) and "instance_id" in reply.body:
-        fields |= {"machine": reply.body["id"], "name": reply.body["name"]}
-    office.world.ground.journal.write(
-        "request",
-        method=request.method,
-        path=request.url.path,
-        status=reply.status,
-        request_id=request_id,
-        **fields,
-    )
-
-
-def _respond(reply: Reply, request_id: str) -> Response:
-    headers = {**reply.headers, "fly-request-id": request_id}
-    if reply.body is None:
-        return Response(status_code=reply.status, headers=headers)
-    return JSONResponse(reply.body, reply.status, headers)
-
-
-async def page_not_found(request: Request, error: Exception) -> Response:
-    """What is not routed, or not with this method: plain text, before the token is looked at."""
-    del request, error
-    return PlainTextResponse("404 page not found\n", 404, {"fly-request-id": ulid()})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from machinequeue.machines.emulator.answers import bad_request, not_emulated
+from machinequeue.machines.emulator.shapes import shaped
 from machinequeue.machines.schema import Guest
 
 STOP_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM")
@@ -16,13 +18,23 @@ POLICIES = ("no", "on-failure", "always")
 DEFAULT_RETRIES = 10
 DEFAULT_STOP = ("SIGINT", 5.0)
 LONGEST_STOP_SECONDS = 300.0
-NOT_EMULATED = ("containers", "mounts", "files", "schedule", "standbys")
+NOT_EMULATED = ("containers", "mounts", "schedule", "standbys")
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _PRESET = re.compile(r"(shared-cpu|performance)-(\d+)x")
 
 Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a create or an update call wants its machine booted, if at all."""
+
+    boot: bool = True
+    skip_secrets: bool = False
+    min_secrets_version: int = 0
+    cordoned: bool = False
 
 
 def seconds(value: object, field: str) -> float:
@@ -45,7 +57,8 @@ def checked(config: object) -> dict[str, Any]:
     """The config, when a machine can be made of it. Raises a Refusal otherwise."""
     if not isinstance(config, Mapping):
         raise bad_request("config is required")
-    if not isinstance(config.get("image"), str) or not config["image"]:
+    config = shaped(config)
+    if not config.get("image"):
         raise bad_request("config.image is required")
     for field in NOT_EMULATED:
         if config.get(field):
@@ -56,12 +69,21 @@ def checked(config: object) -> dict[str, Any]:
     if problem:
         raise bad_request(problem)
     _check_restart(config)
-    _check_process(process_of(config))
+    for number, process in enumerate(processes_of(config)):
+        _check_process(process, f"config.processes[{number}]")
+        command_of(config, process, f"processes[{number}]")
     stop_of(config, {})
-    command_of(config)
-    if not isinstance(config.get("auto_destroy", False), bool):
-        raise bad_request("config.auto_destroy must be a boolean")
-    return dict(config)
+    _check_services(config)
+    return config
+
+
+def launch_of(body: Config) -> Launch:
+    """How the machine of a create or an update call shall boot."""
+    least = body.get("min_secrets_version") or 0
+    if not isinstance(least, int) or isinstance(least, bool) or least < 0:
+        raise bad_request("min_secrets_version must be a whole number")
+    skip = {name: bool(body.get(f"skip_{name}")) for name in ("launch", "secrets", "service_registration")}
+    return Launch(not skip["launch"], skip["secrets"], least, skip["service_registration"])
 
 
 def _check_strings(value: object, field: str) -> None:
@@ -81,20 +103,30 @@ def _check_restart(config: Config) -> None:
         raise bad_request("config.restart.max_retries must be a whole number")
 
 
-def _check_process(process: Config) -> None:
-    _check_strings(process.get("env"), "config.processes[0].env")
+def _check_process(process: Config, name: str) -> None:
+    _check_strings(process.get("env"), f"{name}.env")
     secrets = process.get("secrets") or []
-    if not isinstance(secrets, list) or not all(isinstance(each, Mapping) and each.get("env_var") for each in secrets):
-        raise bad_request("config.processes[0].secrets must be a list of objects with env_var")
+    if not isinstance(secrets, list) or not all(map(_is_secret, secrets)):
+        raise bad_request(f"{name}.secrets must be a list of objects with env_var")
     if process.get("env_from"):
-        raise not_emulated("config.processes[].env_from")
+        raise not_emulated(f"{name}.env_from")
+
+
+def _check_services(config: Config) -> None:
+    objects(config, "services")
+
+
+def _is_secret(entry: object) -> bool:
+    if not isinstance(entry, Mapping) or not entry.get("env_var"):
+        return False
+    return isinstance(entry["env_var"], str) and isinstance(entry.get("name") or "", str)
 
 
 def guest_of(config: Config) -> Guest:
     """The size asked for, by fields or by preset."""
     guest = _section(config, "guest")
     size = guest.get("size") or config.get("size")
-    if size is None:
+    if not size:
         _check_guest_types(guest)
         return Guest.parse(guest)
     found = _PRESET.fullmatch(str(size))
@@ -129,19 +161,14 @@ def stop_of(config: Config, asked: Config) -> tuple[int, float]:
     return signal_number(name, STOP_SIGNALS, "signal"), min(grace, LONGEST_STOP_SECONDS)
 
 
-def process_of(config: Config) -> Config:
-    """The one process of the config, empty when it describes none."""
-    processes = config.get("processes") or []
-    if not isinstance(processes, list) or not all(isinstance(each, Mapping) for each in processes):
-        raise bad_request("config.processes must be a list of objects")
-    if len(processes) > 1:
-        raise not_emulated("more than one entry in config.processes")
-    return processes[0] if processes else {}
+def processes_of(config: Config) -> list[Config]:
+    """The processes of the config, one without properties when it describes none."""
+    return objects(config, "processes") or [{}]
 
 
-def command_of(config: Config) -> list[str]:
+def command_of(config: Config, process: Config, process_name: str = "processes[]") -> list[str]:
     """The command line: `exec` alone, or `entrypoint` and `cmd` together; of the process, else of `init`."""
-    for section, name in ((process_of(config), "processes[0]"), (_section(config, "init"), "init")):
+    for section, name in ((process, process_name), (_section(config, "init"), "init")):
         whole = _words(section, "exec", name)
         command = whole or [*_words(section, "entrypoint", name), *_words(section, "cmd", name)]
         if command:
@@ -158,9 +185,8 @@ def _words(section: Config, field: str, name: str) -> list[str]:
     return words
 
 
-def environment_of(config: Config, secrets: Mapping[str, str]) -> dict[str, str]:
-    """The app's secrets as far as this machine may have them, then `env` of the config, then of the process."""
-    process = process_of(config)
+def environment_of(config: Config, process: Config, secrets: Mapping[str, str]) -> dict[str, str]:
+    """The app's secrets as far as this process may have them, then `env` of the config, then of the process."""
     wanted = dict(secrets)
     if process.get("ignore_app_secrets"):
         wanted = {}
@@ -178,3 +204,13 @@ def _section(config: Config, name: str) -> Config:
     if not isinstance(section, Mapping):
         raise bad_request(f"config.{name} must be an object")
     return section
+
+
+def objects(config: Config, name: str) -> list[Config]:
+    """A property that is a list of objects, none when it is absent."""
+    found = config.get(name)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+        raise bad_request(f"config.{name} must be a list of objects")
+    return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from machinequeue.machines.emulator.delays import Delays
 from machinequeue.machines.emulator.images import Images
 from machinequeue.machines.emulator.journal import Journal
+from machinequeue.machines.emulator.loopback import Addresses
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,19 @@ class Ground:
     journal: Journal
     images: Images
     state_dir: Path
+    addresses: Addresses
     region: str = "iad"
+    delays: Delays = field(default_factory=Delays)
 
     @property
     def logs_dir(self) -> Path:
         """Where the output of machines is kept, a file each."""
         return self.state_dir / "logs"
+
+    @property
+    def files_dir(self) -> Path:
+        """An empty directory, which machines with files cover with memory of their own."""
+        return self.state_dir / "files"
 
     @property
     def home_dir(self) -> Path:

@@ -38,6 +38,12 @@ class History:
         shown = {"type": kind, "status": status, "source": source, "event_id": event["id"]}
         self._journal.write("event", **self._machine, **shown, **extra, **payload)
 
+    def copy(self) -> History:
+        """The events as they are now."""
+        copied = History(self._journal, self._machine["machine"], self._machine["name"])
+        copied._events = [*self._events]
+        return copied
+
     def newest(self, limit: int) -> list[dict[str, Any]]:
         """Up to `limit` events, newest first."""
         return self._events[:limit]

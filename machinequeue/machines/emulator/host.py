@@ -13,12 +13,15 @@ import select
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from machinequeue.machines.emulator import trees
 from machinequeue.machines.emulator.init import Init
 
+SANDBOX = Path(__file__).with_name("sandbox.py")
 HEADER = struct.Struct("!I")
 
 
@@ -103,6 +106,8 @@ class _Host:
             signal.set_wakeup_fd(-1)
             for end in (self.emulator, self.wakeup, self.waker):
                 end.close()
+            if "shown" in order:
+                _become_sandbox(order, control, output)
             Init(order, socket.socket(fileno=control), output).run()
         finally:
             os._exit(1)
@@ -125,3 +130,17 @@ class _Host:
         # What an init that was killed leaves behind comes to us, and must not live on.
         for orphan in set(trees.children(os.getpid())) - self.inits:
             trees.send(orphan, signal.SIGKILL)
+
+
+def _become_sandbox(order: Mapping[str, Any], control: int, output: int) -> NoReturn:
+    """Go on as another program, whose memory and environment hold nothing of the emulator's."""
+    import tempfile
+
+    descriptor, path = tempfile.mkstemp()
+    Path(path).unlink()
+    os.write(descriptor, json.dumps(order).encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    for each in (descriptor, control, output):
+        os.set_inheritable(each, True)
+    words = [sys.executable, "-I", "-S", str(SANDBOX), "run", *map(str, (descriptor, control, output))]
+    os.execve(words[0], words, {})  # noqa: S606 - no shell is wanted

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from machinequeue.machines.emulator.answers import no_sandbox
+
+SANDBOX_BIN = "/sandbox/bin"
+"""Where `python` is in a sandbox, whatever the interpreter is called where it really is."""
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -19,6 +26,8 @@ class Image:
     reference: str
     directory: Path
     python: Path
+    walled: bool = False
+    """Whether it is somebody else's: its commands run in a sandbox (see `sandbox`), never in a checkout."""
 
     @classmethod
     def from_text(cls, text: str) -> Image:
@@ -47,7 +56,7 @@ class Image:
     @property
     def search_path(self) -> str:
         """PATH inside the image."""
-        return f"{self.python.parent}:{DEFAULT_PATH}"
+        return f"{SANDBOX_BIN if self.walled else self.python.parent}:{DEFAULT_PATH}"
 
     def command(self, argv: list[str]) -> list[str]:
         """`argv` with the image's interpreter in the place of `python`."""
@@ -60,18 +69,39 @@ class Image:
         if not slash or "." not in registry:
             registry, repository = "registry-1.docker.io", name
         tag = self.reference[len(name) + 1 :] if ":" in self.reference[len(name) :] else "latest"
-        return {"registry": registry, "repository": repository, "tag": tag, "digest": self.digest, "labels": None}
+        return {"registry": registry, "repository": repository, "tag": tag, "digest": self.digest, "labels": {}}
 
 
 class Images:
-    """The images that the registry knows, by tag and by digest."""
+    """The images that the registry knows, by tag and by digest. `withheld` says which it denies for now."""
 
-    def __init__(self, images: list[Image]) -> None:
+    def __init__(self, images: list[Image], sandboxed: Sequence[str] = ()) -> None:
         self._known = {name: image for image in images for name in (image.reference, image.pinned)}
+        self._sandboxed = sandboxed
+        self.withheld: list[Callable[[str], bool]] = []
 
     def find(self, reference: str) -> Image | None:
         """The image, None when the registry has none of that name."""
-        return self._known.get(reference)
+        if self.withheld and any(denies(reference) for denies in self.withheld):
+            return None
+        known = self._known.get(reference)
+        if known is None and any(fnmatch.fnmatchcase(reference, pattern) for pattern in self._sandboxed):
+            return walled_image(reference)
+        return known
+
+
+def walled_image(reference: str) -> Image:
+    """An image that is not ours: what stands for it is this computer's Python, without any environment's packages.
+
+    Raises a Refusal where no sandbox can be made.
+    """
+    # Only now: the process that forks machines, which is forked from this one, is to stay small.
+    from machinequeue.machines.emulator import sandbox
+
+    python = Path(sys.executable).resolve()
+    if why := sandbox.problem(sys.base_prefix):
+        raise no_sandbox(reference, why)
+    return Image(reference, Path("/tmp"), python, walled=True)  # noqa: S108 - its own
 
 
 def _without_tag(reference: str) -> str:

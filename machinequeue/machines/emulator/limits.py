@@ -1,4 +1,7 @@
-"""Fly's rate limits: a bucket per action and identifier, 1 request a second with a burst of 3; get 5 and 10."""
+"""Fly's rate limits: a bucket per action and identifier (a machine, else the app).
+
+1 request a second with a burst of 3; get 5 and 10; 100 deleted apps a minute, whatever their names.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import time
 
 from machinequeue.machines.emulator.answers import rate_limited
 
+DELETE_APP = "app-delete"
 USUAL = (1.0, 3.0)
-GENEROUS = {"get": (5.0, 10.0)}
+SPECIAL = {"get": (5.0, 10.0), DELETE_APP: (100 / 60, 100.0)}
+# No limit is documented for these.
+FREE = frozenset({"app-list", "app-create", "app-get", "secret-get", "secret-set", "logs", "token", "regions", ""})
 SWEEP_ABOVE = 10_000
 
 
@@ -20,9 +26,10 @@ class Limits:
 
     def spend(self, action: str, identifier: str) -> None:
         """Take one token. Raises the 429 refusal when there is none."""
-        if not self._on:
+        if not self._on or action in FREE:
             return
-        per_second, burst = GENEROUS.get(action, USUAL)
+        identifier = "" if action == DELETE_APP else identifier
+        per_second, burst = SPECIAL.get(action, USUAL)
         now = time.monotonic()
         tokens, at = self._buckets.get((action, identifier), (burst, now))
         tokens = min(burst, tokens + (now - at) * per_second)
@@ -33,5 +40,5 @@ class Limits:
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
-        full_again = max(burst / per_second for per_second, burst in (USUAL, *GENEROUS.values()))
+        full_again = max(burst / per_second for per_second, burst in (USUAL, *SPECIAL.values()))
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if now - bucket[1] < full_again}

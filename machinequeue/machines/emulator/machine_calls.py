@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
-from machinequeue.machines.emulator import configs
-from machinequeue.machines.emulator.answers import bad_request, failed_precondition, machine_not_found
+from machinequeue.machines.emulator import configs, lease_calls
+from machinequeue.machines.emulator.answers import bad_request, failed_precondition, machine_not_found, not_emulated
 from machinequeue.machines.emulator.calls import Call, Reply
+from machinequeue.machines.emulator.leases import ttl_of
 from machinequeue.machines.emulator.machine import Machine
 from machinequeue.machines.emulator.world import App
 
@@ -15,14 +18,42 @@ OK = {"ok": True}
 WAIT_STATES = ("started", "stopped", "suspended", "destroyed", "failed", "settled")
 LONGEST_WAIT = 60
 LARGEST_PAGE = 1000
+USUAL_EXEC_SECONDS = 60
+LONGEST_EXEC_SECONDS = 3600
 
 
 async def create(call: Call) -> Any:
-    return call.app.create_machine(await call.body()).described()
+    body = await call.body()
+    ttl = _lease_ttl(body)
+    return _leased(call.app.create_machine(body), ttl)
+
+
+async def update(call: Call) -> Any:
+    """The whole config anew; the lease, if there is one, must be the caller's."""
+    body = await call.body()
+    ttl = _lease_ttl(body)
+    lease_calls.demand(call)
+    machine = call.machine
+    call.app.update_machine(machine, body)
+    return _leased(machine, ttl, lease_calls.nonce_of(call))
+
+
+def _lease_ttl(body: Mapping[str, Any]) -> int | None:
+    return ttl_of(body["lease_ttl"]) if body.get("lease_ttl") else None
+
+
+def _leased(machine: Machine, ttl: int | None, nonce: str = "") -> dict[str, Any]:
+    """The machine; with `ttl` a lease of it is taken, and its nonce shown."""
+    if ttl is None:
+        return machine.described()
+    lease = machine.acquire_lease(ttl, "", nonce if machine.leases.current else "")
+    return {**machine.described(), "nonce": lease.nonce}
 
 
 async def get(call: Call) -> Any:
-    return call.machine.described()
+    if call.query("version") not in ("", call.machine.instance_id):
+        raise not_emulated("an earlier version of a machine")
+    return call.machine.described(with_lease=call.flag("include_leases"))
 
 
 async def find(call: Call) -> Any:
@@ -31,15 +62,18 @@ async def find(call: Call) -> Any:
     limit = call.number("limit", 0, 1, LARGEST_PAGE)
     cursor = call.query("cursor")
     machines = _after(app, cursor)
-    wanted = _filters(call)
-    summary = call.flag("summary")
+    wanted = filters(call)
+
+    def rows() -> list[dict[str, Any]]:
+        return [each.described(call.flag("summary"), call.flag("include_leases")) for each in found]
+
     found: list[Machine] = []
     for machine in machines:
         if limit and len(found) == limit:
-            return Reply([each.described(summary) for each in found], headers={"fly-next-cursor": found[-1].id})
+            return Reply(rows(), headers={"fly-next-cursor": found[-1].id})
         if all(test(machine) for test in wanted):
             found.append(machine)
-    return [each.described(summary) for each in found]
+    return rows()
 
 
 def _after(app: App, cursor: str) -> list[Machine]:
@@ -52,7 +86,8 @@ def _after(app: App, cursor: str) -> list[Machine]:
     raise bad_request("invalid cursor")
 
 
-def _filters(call: Call) -> list[Any]:
+def filters(call: Call) -> list[Any]:
+    """The tests that a machine must pass to be listed."""
     tests: list[Any] = []
     if not call.flag("include_deleted"):
         tests.append(lambda machine: machine.state != "destroyed")
@@ -72,16 +107,20 @@ def _filters(call: Call) -> list[Any]:
 
 
 async def start(call: Call) -> Any:
+    lease_calls.demand(call)
     return {"previous_state": call.machine.start(), "migrated": False, "new_host": ""}
 
 
 async def stop(call: Call) -> Any:
     machine = call.machine
-    machine.stop(*configs.stop_of(machine.config, await call.body()))
+    how = configs.stop_of(machine.config, await call.body())
+    await lease_calls.free(call)
+    machine.stop(*how)
     return OK
 
 
 async def restart(call: Call) -> Any:
+    lease_calls.demand(call)
     machine = call.machine
     asked = {"signal": call.query("signal"), "timeout": call.query("timeout")}
     machine.restart(*configs.stop_of(machine.config, asked))
@@ -94,7 +133,45 @@ async def signal(call: Call) -> Any:
     return OK
 
 
+async def cordon(call: Call) -> Any:
+    call.machine.set_cordoned(True)
+    return OK
+
+
+async def uncordon(call: Call) -> Any:
+    call.machine.set_cordoned(False)
+    return OK
+
+
+async def execute(call: Call) -> Any:
+    body = await call.body()
+    argv = _command(body)
+    stdin, seconds = body.get("stdin") or "", body.get("timeout") or USUAL_EXEC_SECONDS
+    if not isinstance(stdin, str):
+        raise bad_request("stdin must be a string")
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or not 1 <= seconds <= LONGEST_EXEC_SECONDS:
+        raise bad_request(f"timeout must be a whole number of seconds between 1 and {LONGEST_EXEC_SECONDS}")
+    if body.get("container"):
+        raise not_emulated("exec in a container")
+    return await call.machine.execute(argv, stdin, seconds)
+
+
+def _command(body: Mapping[str, Any]) -> list[str]:
+    words = body.get("command")
+    if not words and isinstance(body.get("cmd"), str):
+        try:
+            words = shlex.split(body["cmd"])
+        except ValueError as error:
+            raise bad_request(f"cmd: {error}") from None
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise bad_request("command must be a list of strings, and have one at least")
+    if any("\0" in word for word in words):
+        raise bad_request("command must have no NUL")
+    return words
+
+
 async def destroy(call: Call) -> Any:
+    await lease_calls.free(call)
     call.machine.destroy(force=call.flag("force") or call.flag("kill"))
     return OK
 

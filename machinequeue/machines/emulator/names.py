@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import re
 import secrets
-import sys
 import time
 from datetime import UTC, datetime
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_FIRST_ADDRESS = ipaddress.IPv4Address("127.1.0.1")
+_clock = {"offset_ns": 0}
 
 
 def is_app_name(text: object) -> bool:
@@ -21,7 +19,7 @@ def is_app_name(text: object) -> bool:
 
 def ulid() -> str:
     """26 characters that sort by time."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = now_ms() << 80 | secrets.randbits(80)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
 
 
@@ -37,14 +35,24 @@ def machine_name() -> str:
     return f"{first}-{second}-{secrets.randbelow(9000) + 1000}"
 
 
-def address(number: int) -> str:
-    """The loopback address of the n-th machine. Only Linux answers on all of 127.0.0.0/8."""
-    return str(_FIRST_ADDRESS + number) if sys.platform == "linux" else "127.0.0.1"
+def clock_offset() -> float:
+    """How many seconds the emulator's clock is ahead."""
+    return _clock["offset_ns"] / 1e9
+
+
+def set_clock(offset_seconds: float) -> None:
+    """Put the emulator's clock ahead, or behind."""
+    _clock["offset_ns"] = round(offset_seconds * 1e9)
+
+
+def now_ns() -> int:
+    """Nanoseconds since the epoch, by the emulator's clock."""
+    return time.time_ns() + _clock["offset_ns"]
 
 
 def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    """Milliseconds since the epoch, by the emulator's clock."""
+    return now_ns() // 1_000_000
 
 
 def rfc3339(milliseconds: int) -> str:

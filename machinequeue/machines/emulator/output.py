@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from machinequeue.machines.emulator import names
 
 KEPT_LINES = 1000
 LONGEST_LINE = 16 * 1024
@@ -65,7 +66,7 @@ class Output:
         return [line for line in self.lines if line.at > token]
 
     def _keep(self, message: str, provider: str) -> None:
-        self._last = max(self._last + 1, time.time_ns())
+        self._last = max(self._last + 1, names.now_ns())
         self.lines.append(Line(self._last, message, provider))
 
     def _append(self, data: bytes) -> None:

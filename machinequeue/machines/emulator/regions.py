@@ -36,17 +36,27 @@ def resolve(asked: object, default: str) -> str:
         return default
     if not isinstance(asked, str):
         raise bad_request("region must be a string")
-    first = asked.split(",")[0].strip()
-    if first in REGIONS:
-        return first
-    groups = _ALIASES.get(first, (first,))
+    return _members(asked.split(",")[0].strip(), default)[0]
+
+
+def candidates(asked: str, default: str) -> list[str]:
+    """Every region of a prioritised list in order, groups spread out, each once."""
+    entries = [entry.strip() for entry in asked.split(",")] if asked else [default]
+    return [*dict.fromkeys(code for entry in entries for code in _members(entry, default))]
+
+
+def _members(entry: str, default: str) -> list[str]:
+    """The regions that a code or a group stands for, the default first where it is one of them."""
+    if entry in REGIONS:
+        return [entry]
+    groups = _ALIASES.get(entry, (entry,))
     members = [code for code, (_, group) in REGIONS.items() if group in groups]
     if not members:
-        raise bad_request(f"target region '{first}' not found")
-    return default if default in members else members[0]
+        raise bad_request(f"target region '{entry}' not found")
+    return sorted(members, key=lambda code: code != default)
 
 
 def described(nearest: str) -> dict[str, Any]:
-    """The answer of platform/regions. Fly spells the list with a capital letter, against its specification."""
+    """The answer of platform/regions: as specified, and with the capital letters that Fly was seen to answer."""
     rows = [{"code": code, "name": name, "geo_region": group} for code, (name, group) in REGIONS.items()]
-    return {"Regions": rows, "Nearest": nearest}
+    return {"regions": rows, "nearest": nearest, "Regions": rows, "Nearest": nearest}

@@ -14,13 +14,18 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from machinequeue.machines.emulator import app_calls, machine_calls
-from machinequeue.machines.emulator.calls import Handler, Office, bare, endpoint, page_not_found
+from machinequeue.machines.emulator import app_calls, lease_calls, machine_calls
+from machinequeue.machines.emulator.calls import Handler
+from machinequeue.machines.emulator.control import Control
+from machinequeue.machines.emulator.exchanges import Office, bare, direct, endpoint, page_not_found
+from machinequeue.machines.emulator.faults import Faults
 from machinequeue.machines.emulator.ground import Ground
 from machinequeue.machines.emulator.images import Images
 from machinequeue.machines.emulator.journal import Journal
 from machinequeue.machines.emulator.limits import Limits
+from machinequeue.machines.emulator.loopback import Addresses, listen
 from machinequeue.machines.emulator.options import Options
+from machinequeue.machines.emulator.org_calls import org_machines, placements
 from machinequeue.machines.emulator.world import World
 
 GOODBYE_SECONDS = 5.0
@@ -30,25 +35,34 @@ MACHINES = f"{APP}/machines"
 MACHINE = f"{MACHINES}/{{machine}}"
 METADATA = f"{MACHINE}/metadata"
 
-# method, path, handler, rate limit
+# method, path, handler, action: what rate limits and faults know it by
 ROUTES: tuple[tuple[str, str, Handler, str], ...] = (
-    ("GET", "/v1/apps", app_calls.find, ""),
-    ("POST", "/v1/apps", app_calls.create, ""),
-    ("GET", APP, app_calls.get, ""),
-    ("DELETE", APP, app_calls.delete, ""),
-    ("GET", f"{APP}/secrets", app_calls.secrets, ""),
-    ("POST", f"{APP}/secrets", app_calls.set_secrets, ""),
-    ("GET", f"{APP}/secrets/{{name}}", app_calls.secret, ""),
-    ("POST", f"{APP}/secrets/{{name}}", app_calls.set_secret, ""),
-    ("DELETE", f"{APP}/secrets/{{name}}", app_calls.unset_secret, ""),
+    ("GET", "/v1/apps", app_calls.find, "app-list"),
+    ("POST", "/v1/apps", app_calls.create, "app-create"),
+    ("GET", APP, app_calls.get, "app-get"),
+    ("DELETE", APP, app_calls.delete, "app-delete"),
+    ("GET", f"{APP}/secrets", app_calls.secrets, "secret-get"),
+    ("POST", f"{APP}/secrets", app_calls.set_secrets, "secret-set"),
+    ("GET", f"{APP}/secrets/{{name}}", app_calls.secret, "secret-get"),
+    ("POST", f"{APP}/secrets/{{name}}", app_calls.set_secret, "secret-set"),
+    ("DELETE", f"{APP}/secrets/{{name}}", app_calls.unset_secret, "secret-set"),
     ("GET", MACHINES, machine_calls.find, "list"),
     ("POST", MACHINES, machine_calls.create, "create"),
     ("GET", MACHINE, machine_calls.get, "get"),
+    ("POST", MACHINE, machine_calls.update, "update"),
     ("DELETE", MACHINE, machine_calls.destroy, "destroy"),
+    ("POST", f"{MACHINE}/exec", machine_calls.execute, "exec"),
+    ("POST", f"{MACHINE}/cordon", machine_calls.cordon, "cordon"),
+    ("POST", f"{MACHINE}/uncordon", machine_calls.uncordon, "uncordon"),
+    ("GET", f"{MACHINE}/lease", lease_calls.get, "lease-get"),
+    ("POST", f"{MACHINE}/lease", lease_calls.create, "lease"),
+    ("DELETE", f"{MACHINE}/lease", lease_calls.release, "lease-release"),
     ("POST", f"{MACHINE}/start", machine_calls.start, "start"),
     ("POST", f"{MACHINE}/stop", machine_calls.stop, "stop"),
     ("POST", f"{MACHINE}/restart", machine_calls.restart, "restart"),
     ("POST", f"{MACHINE}/signal", machine_calls.signal, "signal"),
+    ("GET", "/v1/orgs/{org}/machines", org_machines, "org-list"),
+    ("POST", "/v1/platform/placements", placements, "placements"),
     ("GET", f"{MACHINE}/wait", machine_calls.wait, "wait"),
     ("GET", f"{MACHINE}/events", machine_calls.events, "events"),
     ("GET", METADATA, machine_calls.read_metadata, "metadata-get"),
@@ -57,16 +71,14 @@ ROUTES: tuple[tuple[str, str, Handler, str], ...] = (
     ("GET", f"{METADATA}/{{key}}", machine_calls.read_entry, "metadata-get"),
     ("POST", f"{METADATA}/{{key}}", machine_calls.write_entry, "metadata-set"),
     ("DELETE", f"{METADATA}/{{key}}", machine_calls.remove_entry, "metadata-set"),
-    ("GET", "/api/v1/apps/{app}/logs", app_calls.logs, ""),
-    ("GET", "/v1/tokens/current", app_calls.current_token, ""),
-    ("GET", "/v1/platform/regions", app_calls.platform_regions, ""),
+    ("GET", "/api/v1/apps/{app}/logs", app_calls.logs, "logs"),
+    ("GET", "/v1/tokens/current", app_calls.current_token, "token"),
+    ("GET", "/v1/platform/regions", app_calls.platform_regions, "regions"),
 )
 
 # Of Fly's API, but not of the emulator: method, path.
 MISSING: tuple[tuple[str, str], ...] = (
-    ("POST", MACHINE),
-    *((method, f"{MACHINE}/lease") for method in ("GET", "POST", "DELETE")),
-    *(("POST", f"{MACHINE}/{verb}") for verb in ("suspend", "cordon", "uncordon", "exec", "memory/reclaim")),
+    *(("POST", f"{MACHINE}/{verb}") for verb in ("suspend", "memory/reclaim")),
     *(("GET", f"{MACHINE}/{noun}") for noun in ("versions", "ps", "memory")),
     ("PUT", f"{MACHINE}/memory"),
     *(
@@ -81,29 +93,34 @@ MISSING: tuple[tuple[str, str], ...] = (
     ),
     ("GET", f"{APP}/secretkeys"),
     ("POST", f"{APP}/deploy_token"),
-    ("GET", "/v1/orgs/{org}/machines"),
     ("GET", "/v1/orgs/{org}/volumes"),
-    ("POST", "/v1/platform/placements"),
     *(("POST", f"/v1/tokens/{verb}") for verb in ("authenticate", "authorize", "kms", "oidc")),
 )
 
 
 def build(office: Office) -> Starlette:
     """The ASGI application."""
-    routes = [Route(path, endpoint(office, handler, limit), methods=[verb]) for verb, path, handler, limit in ROUTES]
-    routes += [Route(path, endpoint(office, app_calls.missing), methods=[verb]) for verb, path in MISSING]
+    routes = [Route(path, endpoint(office, handler, action), methods=[verb]) for verb, path, handler, action in ROUTES]
+    routes += [Route(path, endpoint(office, app_calls.missing, ""), methods=[verb]) for verb, path in MISSING]
+    control = Control(office.faults, (action for *_, action in ROUTES))
+    routes += [Route(path, direct(office, handler), methods=[verb]) for verb, path, handler in control.routes]
+    for route in routes:
+        (route.methods or set()).discard("HEAD")  # Starlette adds it; a wrong method is a path that is not there
     refused = {404: page_not_found, 405: page_not_found}
-    return Starlette(routes=routes, exception_handlers=refused)
+    application = Starlette(routes=routes, exception_handlers=refused)
+    application.router.redirect_slashes = False
+    return application
 
 
 class _Server(uvicorn.Server):
     """Says when it accepts, and ends when its host or, if so asked, its standard input ends."""
 
-    def __init__(self, config: uvicorn.Config, options: Options, world: World) -> None:
+    def __init__(self, config: uvicorn.Config, options: Options, office: Office) -> None:
         super().__init__(config)
         self._options = options
-        self._world = world
-        self._host = world.ground.host
+        self._world = office.world
+        self._faults = office.faults
+        self._host = office.world.ground.host
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -118,12 +135,14 @@ class _Server(uvicorn.Server):
         sys.stdout.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._faults.close()
         # The machines first: whoever waits for one gets an answer instead of a broken connection.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self._world.end()
         await super().shutdown(sockets)
         self._world.ground.journal.close()
+        self._world.ground.addresses.close()
 
     def _end(self, reason: str) -> None:
         if reason:
@@ -139,7 +158,7 @@ class _Server(uvicorn.Server):
 def serve(options: Options, host: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     try:
-        listener = _listen(options.port)
+        listener = listen(options.port, backlog=512)
     except OSError as error:
         sys.stderr.write(f"emulator: port {options.port} cannot be used ({error.strerror}); choose another, or 0\n")
         return 1
@@ -147,11 +166,12 @@ def serve(options: Options, host: socket.socket) -> int:
     world = World(ground)
     for name in options.apps:
         world.create_app(name).set_secrets(options.secrets)
-    office = Office(world, Limits(options.rate_limits), bare(options.token))
+    office = Office(world, Limits(options.rate_limits), Faults(world), bare(options.token))
     config = uvicorn.Config(
         build(office),
         log_level="error",
         access_log=False,
+        date_header=False,
         timeout_graceful_shutdown=1,
         timeout_keep_alive=75,
         ws="none",
@@ -159,28 +179,21 @@ def serve(options: Options, host: socket.socket) -> int:
     # uvicorn raises the signal that ended it again, for whom it interrupted. Here that is nobody.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    _Server(config, options, world).run(sockets=[listener])
+    _Server(config, options, office).run(sockets=[listener])
     return 0
-
-
-def _listen(port: int) -> socket.socket:
-    # The protocol is named because asyncio turns Nagle's algorithm off (40 ms an answer) only where it is.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(512)
-    return listener
 
 
 def _ground(options: Options, host: socket.socket) -> Ground:
     ground = Ground(
         host=host,
         journal=Journal(options.state_dir / "emulator.jsonl"),
-        images=Images(list(options.images)),
+        images=Images(list(options.images), options.sandboxed),
         state_dir=options.state_dir,
+        addresses=Addresses(),
         region=options.region,
+        delays=options.boot_delays,
     )
-    for directory in (ground.logs_dir, ground.home_dir):
+    for directory in (ground.logs_dir, ground.home_dir, ground.files_dir):
         directory.mkdir(parents=True, exist_ok=True)
     return ground
 

@@ -99,10 +99,11 @@ def send_group(pid: int, number: int) -> None:
         pass
 
 
-def kill_below(pid: int, group: int) -> None:
-    """Kill everybody below `pid`, which must be this process, and reap them. `group` stands in for /proc."""
+def kill_below(pid: int, *groups: int) -> None:
+    """Kill everybody below `pid`, which must be this process, and reap them. `groups` stand in for /proc."""
     if not HAS_PROC:
-        send_group(group, signal.SIGKILL)
+        for group in groups:
+            send_group(group, signal.SIGKILL)
     for _ in range(ROUNDS):
         everybody = descendants(pid)
         for each in everybody:

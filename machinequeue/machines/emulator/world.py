@@ -7,16 +7,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from machinequeue.machines.emulator import configs, names
+from machinequeue.machines.emulator import configs, files, names
 from machinequeue.machines.emulator.answers import (
     Refusal,
     app_not_found,
     bad_request,
+    concurrent_update,
     machine_not_found,
     manifest_unknown,
     name_violation,
 )
 from machinequeue.machines.emulator.ground import Ground
+from machinequeue.machines.emulator.images import Image
 from machinequeue.machines.emulator.machine import Machine, Owner
 from machinequeue.machines.emulator.regions import resolve
 
@@ -45,9 +47,8 @@ class App(Owner):
         config = configs.checked(body.get("config"))
         region = resolve(body.get("region"), ground.region)
         name = self._free_name(body.get("name"))
-        image = ground.images.find(config["image"])
-        if image is None:
-            raise manifest_unknown(config["image"])
+        launch = configs.launch_of(body)
+        image = self._image_of(config)
         machine = Machine(
             ground,
             self,
@@ -56,11 +57,32 @@ class App(Owner):
             name=name,
             region=region,
             private_ip=self._world.next_address(),
-            skip_secrets=bool(body.get("skip_secrets")),
+            launch=launch,
         )
         self.machines[machine.id] = self._by_name[name] = machine
-        machine.launch(boot=not body.get("skip_launch"))
+        machine.launch()
         return machine
+
+    def update_machine(self, machine: Machine, body: Mapping[str, Any]) -> None:
+        """Give a machine another config, as an update call asks."""
+        config = configs.checked(body.get("config"))
+        if body.get("name") not in (None, "", machine.name):
+            raise bad_request(f"name cannot change, this machine is {machine.name!r}")
+        if resolve(body.get("region"), machine.region) != machine.region:
+            raise bad_request(f"region cannot change, this machine is in {machine.region!r}")
+        launch = configs.launch_of(body)
+        image = self._image_of(config)
+        if body.get("current_version") not in (None, "", machine.instance_id):
+            raise concurrent_update()
+        machine.update(image, config, launch)
+
+    def _image_of(self, config: Mapping[str, Any]) -> Image:
+        """The image of a config whose files fit it."""
+        image = self._world.ground.images.find(config["image"])
+        if image is None:
+            raise manifest_unknown(config["image"])
+        files.check(config, self.secrets, None if image.walled else image.directory)
+        return image
 
     def machine(self, machine_id: str) -> Machine:
         """The machine, destroyed or not."""
@@ -76,6 +98,10 @@ class App(Owner):
         if len(self._destroyed) > KEPT_DESTROYED:
             self.machines.pop(self._destroyed.pop(0), None)
 
+    def next_address(self) -> str:
+        """See Owner."""
+        return self._world.next_address()
+
     def set_secrets(self, changes: Mapping[str, str | None]) -> None:
         """Set values, or remove those of None; machines see them at their next boot."""
         for name, value in changes.items():
@@ -84,6 +110,8 @@ class App(Owner):
         merged = {**self.secrets, **changes}
         self.secrets = {name: value for name, value in merged.items() if value is not None}
         self.secrets_version += 1
+        for machine in self.living():
+            machine.secrets_changed()
 
     def described_secret(self, name: str) -> dict[str, str]:
         """Name and digest, never the value."""
@@ -123,12 +151,12 @@ class App(Owner):
 
 
 class World:
-    """The apps by name."""
+    """The apps by name, and the name that each idempotency key made."""
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self.apps: dict[str, App] = {}
-        self._addresses = 0
+        self.app_keys: dict[str, str] = {}
 
     def app(self, name: str) -> App:
         """The app. Raises a Refusal when there is none."""
@@ -153,8 +181,7 @@ class World:
 
     def next_address(self) -> str:
         """An address of its own for a machine."""
-        self._addresses += 1
-        return names.address(self._addresses)
+        return self.ground.addresses.next()
 
     async def end(self) -> None:
         """Destroy every machine, and wait until the last is gone."""
