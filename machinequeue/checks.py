@@ -1,7 +1,10 @@
 """Turn wrong or contradictory settings into system-check messages.
 
 Ids: E001 a MACHINEQUEUE setting, E002 a TASKS entry, E003 no time zones, E004 the token would reach machines,
-E005 redis is not installed, W001 SQLite without IMMEDIATE, W002 SQLite without WAL, W003 no TASKS entry uses us.
+E005 redis is not installed, E006 a schedule of the code that cannot be enqueued, E007 a serverless view, W001 SQLite
+without IMMEDIATE, W002 SQLite without WAL, W003 no TASKS entry uses us, W004 more machines than the database has
+connections for, W005 a module with tasks or schedules that cannot be imported, W006 serverless views without their
+middleware.
 """
 
 import os
@@ -12,13 +15,16 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Caution
-from django.db import connections
+from django.db import DatabaseError, connections
 
-from machinequeue import conf
+from machinequeue import conf, schedules
+from machinequeue.errors import ConfigurationError
 from machinequeue.records import sql
+from machinequeue.serverless import views
 
-BACKEND = "machinequeue.MachineBackend"
-BACKENDS = (BACKEND, "machinequeue.backend.MachineBackend", "machinequeue.backend.engine.MachineBackend")
+MIDDLEWARE = "machinequeue.serverless.ServerlessMiddleware"
+SHARE_OF_CONNECTIONS = 0.8
+"""The rest is for the site, its dispatchers and whoever looks after the server."""
 
 
 @register("machinequeue")
@@ -27,8 +33,47 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
     return [*_process_settings(), *_queues(), *_time_zone(), *_redis()]
 
 
-@register(Tags.database)
-def check_database(app_configs: Any = None, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
+@register("machinequeue")
+def check_schedules(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """What the code declares as schedules: the task, its arguments, the queue and the overrides, the times."""
+    hint = "Correct its schedule() or its @machine_task(schedule=...); see docs/how-to/schedule-tasks.md."
+    problems: list[CheckMessage] = [
+        Caution(problem, hint="The schedules that it declares are not known.", id="machinequeue.W005")
+        for problem in schedules.discover()
+    ]
+    if _wrong_settings() or any(conf.read_policies(params, "")[1] for params in _entries().values()):
+        return problems  # E001 or E002 says so
+    for name, sentence in schedules.wrong_declarations():
+        problems.append(Error(f"Schedule {name!r}: {sentence}", hint=hint, id="machinequeue.E006"))
+    return problems
+
+
+@register(Tags.urls)
+def check_serverless(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """The views that serverless machines answer, and what decides that they do."""
+    if not getattr(settings, "ROOT_URLCONF", ""):
+        return []
+    try:
+        problems = list(views.problems())
+        marked = views.any_marked()
+    except ConfigurationError:
+        return []  # E001 says so
+    found: list[CheckMessage] = [
+        Error(problem, hint="See docs/how-to/serverless-views.md.", id="machinequeue.E007") for problem in problems
+    ]
+    if marked and MIDDLEWARE not in settings.MIDDLEWARE:
+        found.append(
+            Caution(
+                f"Views are marked as serverless, but MIDDLEWARE has no {MIDDLEWARE!r}, which sends requests to them.",
+                hint="Put it near the top of MIDDLEWARE.",
+                id="machinequeue.W006",
+            )
+        )
+    return found
+
+
+@register("machinequeue")
+def check_sqlite(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """What a SQLite file needs when several processes write to it."""
     connection = connections[sql.alias()]
     if connection.vendor != "sqlite":
@@ -54,11 +99,39 @@ def check_database(app_configs: Any = None, databases: Any = None, **kwargs: Any
     return problems
 
 
+@register(Tags.database)
+def check_connections(app_configs: Any = None, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """How many machines PostgreSQL has room for. Asks the server."""
+    connection = connections[sql.alias()]
+    if connection.vendor != "postgresql" or _wrong_settings():
+        return []  # E001 says so
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('max_connections')::int")
+            (most,) = cursor.fetchone()
+    except DatabaseError:
+        return []  # a check is no place to find the server away
+    machines = conf.most_machines(conf.settings())
+    wanted = machines * conf.CONNECTIONS_PER_MACHINE
+    if wanted <= most * SHARE_OF_CONNECTIONS:
+        return []
+    return [
+        Caution(
+            f"{machines} machines may hold {wanted} database connections; the server has {most}.",
+            hint="Lower MACHINEQUEUE['MAX_MACHINES'], set MACHINEQUEUE['DATABASE_CONNECTIONS'], or use a pooler.",
+            id="machinequeue.W004",
+        )
+    ]
+
+
+def _wrong_settings() -> list[str]:
+    return conf.read_settings(getattr(settings, "MACHINEQUEUE", {}), os.environ, debug=settings.DEBUG)[1]
+
+
 def _process_settings() -> Iterator[CheckMessage]:
-    raw = getattr(settings, "MACHINEQUEUE", {})
-    _, problems = conf.read_settings(raw, os.environ, debug=settings.DEBUG)
-    for problem in problems:
+    for problem in _wrong_settings():
         yield Error(problem, hint="See docs/reference/settings.md.", id="machinequeue.E001")
+    raw = getattr(settings, "MACHINEQUEUE", {})
     env = raw.get("ENV") if isinstance(raw, Mapping) else None
     if isinstance(env, Mapping) and "FLY_API_TOKEN" in env:
         yield Error(
@@ -68,14 +141,16 @@ def _process_settings() -> Iterator[CheckMessage]:
         )
 
 
+def _entries() -> dict[str, Any]:
+    return {alias: params for alias, params in getattr(settings, "TASKS", {}).items() if conf.is_ours(params)}
+
+
 def _queues() -> Iterator[CheckMessage]:
-    entries = {
-        alias: params for alias, params in getattr(settings, "TASKS", {}).items() if params.get("BACKEND") in BACKENDS
-    }
+    entries = _entries()
     if not entries:
         yield Caution(
             "machinequeue is installed, but no entry of TASKS uses it.",
-            hint=f"TASKS = {{'default': {{'BACKEND': '{BACKEND}'}}}}",
+            hint=f"TASKS = {{'default': {{'BACKEND': '{conf.BACKEND}'}}}}",
             id="machinequeue.W003",
         )
     for alias, params in entries.items():

@@ -23,6 +23,8 @@ class Plan:
 
     launch: int
     reason: str
+    short: int = 0
+    """How many more the caps forbid."""
 
 
 def wanted(due: int, run_seconds: float | None, boot_seconds: float | None) -> int:
@@ -45,6 +47,7 @@ def plan(
     boot_seconds: float | None,
     max_of_queue: int,
     max_of_all: int,
+    queue: str = "default",
 ) -> Plan:
     """The launches that the demand asks for and the caps allow.
 
@@ -58,11 +61,12 @@ def plan(
     room_queue = max_of_queue - supply.of_queue
     room_all = max_of_all - supply.of_all
     launch = max(0, min(missing, room_queue, room_all))
+    short = missing - launch
     if launch:
-        return Plan(launch, "a machine is being launched")
+        return Plan(launch, "a machine is being launched", short)
     if room_queue <= 0:
-        return Plan(0, f"{supply.of_queue} of {max_of_queue} machines of the queue are in use")
-    return Plan(0, f"{supply.of_all} of {max_of_all} machines in all are in use")
+        return Plan(0, f"{supply.of_queue} of {max_of_queue} machines busy in queue {queue}", short)
+    return Plan(0, f"{supply.of_all} of {max_of_all} machines busy in all queues", short)
 
 
 def _waits_for(supply: Supply, soon_free: int) -> str:

@@ -2,8 +2,14 @@
 
 MachineQueueError
 ├── ConfigurationError        a setting is unknown, malformed or contradicts another
+├── InvalidSchedule           a schedule that can never be due (also a ValueError)
+├── CommandFailed             a management command on a machine ended without an exception that could be passed on
 ├── EnqueueError              a call cannot be enqueued; nothing was written
 │   └── InvalidArguments      arguments do not fit the signature, or are not JSON
+├── BackupError
+│   ├── BackupFailed          a backup could not be made; the storage holds nothing of it
+│   ├── BackupRefuted         a stored backup is not what was written, or does not restore to it
+│   └── NotProven             whether a stored backup restores could not be found out here
 └── WaitInsideTask            a task waits for another task's result (also a RuntimeError)
 
 TaskInterruption (BaseException) raised *inside* a running task, so that `except Exception` does not swallow it
@@ -11,7 +17,7 @@ TaskInterruption (BaseException) raised *inside* a running task, so that `except
 └── TaskCancelled             somebody asked for the run to be cancelled
 
 RunFailed                     what `TaskError.exception_class` of an ending without an exception of the task's own is
-├── RunCancelled, RunExpired, RunTimedOut, RunLost, RunCrashed, TaskNotImportable
+├── RunCancelled, RunExpired, RunTimedOut, RunLost, RunCrashed, RunOutOfMemory, RunRefused, TaskNotImportable
 """
 
 from django.core.exceptions import ImproperlyConfigured
@@ -31,6 +37,35 @@ class EnqueueError(MachineQueueError):
 
 class InvalidArguments(EnqueueError, TypeError):
     """The arguments do not fit the task's signature, or JSON cannot carry them unchanged."""
+
+
+class BackupError(MachineQueueError):
+    """Something about a backup; the text says what, and what to do."""
+
+
+class BackupFailed(BackupError):
+    """The backup could not be made. What the storage got of it was removed, or will be by the next one."""
+
+
+class BackupRefuted(BackupError):
+    """A stored backup is damaged, or restores to something else than was backed up."""
+
+
+class NotProven(BackupError):
+    """Whether a stored backup restores could not be found out here."""
+
+
+class InvalidSchedule(MachineQueueError, ValueError):
+    """A schedule that can never be due, or whose call could not be enqueued. The text says what to change."""
+
+
+class CommandFailed(MachineQueueError):
+    """A management command ended by a signal, with an exit code, or with an exception that cannot be passed on."""
+
+    def __init__(self, message: str, exit_code: int = 1, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.signal = signal
 
 
 class WaitInsideTask(MachineQueueError, RuntimeError):
@@ -71,6 +106,14 @@ class RunLost(RunFailed):
 
 class RunCrashed(RunFailed):
     """The run's process ended without a result: a crash, `os._exit` or a kill."""
+
+
+class RunRefused(RunFailed):
+    """The run asked for a machine that Fly does not offer."""
+
+
+class RunOutOfMemory(RunFailed):
+    """The run's process, or a process that it started, was killed because the machine's memory was full."""
 
 
 class TaskNotImportable(RunFailed):

@@ -18,10 +18,13 @@ _LEVELS = {
     "enqueued": logging.DEBUG,
     "waiting": logging.DEBUG,
     "woken": logging.DEBUG,
+    "served": logging.DEBUG,
+    "replayed": logging.DEBUG,
     "failed": logging.WARNING,
     "lost": logging.WARNING,
     "refused": logging.WARNING,
     "unreachable": logging.WARNING,
+    "outdated": logging.WARNING,
     "crashed": logging.ERROR,
 }
 

@@ -2,9 +2,11 @@
 
 `ImmediateBackend` and `DummyBackend` are Django's, for tasks made with `@machine_task`. `run_tasks()` executes the
 READY runs of the real backend's rows, one after the other, with the JSON round trip that a machine would make.
+The fixture `machines_emulator` is in `machinequeue.machines.pytest_plugin`, which needs no Django.
 """
 
 import secrets
+from functools import partial
 from typing import Any
 
 from django.utils.module_loading import import_string
@@ -65,11 +67,16 @@ def _drain(group: runs.Group, most: int) -> int:
     return done
 
 
+def _hear(claim: Claim, message: dict[str, Any]) -> None:
+    if "checkpoint" in message:
+        claims.checkpoint(claim, message["checkpoint"])
+
+
 def _execute(claim: Claim, worker_id: str) -> None:
     backend: Any = task_backends[claim.backend]
     try:
         task = import_string(claim.task)
-        context = backend.context_of(claim, worker_id, lambda message: None)
+        context = backend.context_of(claim, worker_id, partial(_hear, claim))
         args = [context, *claim.args] if task.takes_context else claim.args
         value = normalize(task.call(*args, **claim.kwargs), "the return value")
     except (Exception, SystemExit) as error:

@@ -9,11 +9,15 @@ import atexit
 import json
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from machinequeue import conf
 from machinequeue.telemetry import emit
@@ -28,7 +32,14 @@ BREAKER_SECONDS = 5.0
 POLL_SECONDS = 0.1
 """How often consumers look into the SQLite file."""
 
+LOOK_TIMEOUT = 3.0
+"""Seconds that somebody who only wants to know waits for Redis."""
+
 Wake = Callable[[str, str], None]
+
+
+class WakeupsUnreachable(Exception):
+    """What carries wake-ups does not answer, or refuses."""
 
 
 class _Breaker:
@@ -192,6 +203,72 @@ def _huey(timeout: float, on_wake: Wake | None = None) -> tuple[Any, Any]:
             on_wake(backend, queue)
 
     return huey, huey.task(name="wake")(receive)
+
+
+def probe(seconds: float = 1.0) -> str:
+    """Why no wake-up could be carried now, waiting at most so long; empty when it could. Quotes no password."""
+    try:
+        if url := conf.settings().redis_url:
+            _probe_redis(url, seconds)
+        else:
+            _probe_file(seconds)
+    except Exception as error:  # whatever redis-py and the package's absence raise
+        return f"{type(error).__name__}: {_without_address(error)}".rstrip(" .")
+    return ""
+
+
+def _probe_redis(url: str, seconds: float) -> None:
+    from redis import Redis
+
+    with Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=None) as client:
+        # A write: a Redis that is full, or a replica, answers a ping all the same.
+        client.set(f"{NAME}:probe", 1, ex=10)
+
+
+def _probe_file(seconds: float) -> None:
+    file = conf.state_dir() / "wakeups.sqlite3"
+    with closing(sqlite3.connect(file, timeout=seconds)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What carries wake-ups. `kind` is "redis" or "file"; `place` says where, without a password."""
+
+    kind: str
+    place: str
+    version: str = ""
+    milliseconds: float = 0.0
+    eviction: str = ""
+    """Redis's maxmemory-policy; empty where it is not told."""
+
+
+def transport() -> Transport:
+    """Look at what carries wake-ups. Raises WakeupsUnreachable, whose text names no password."""
+    if problem := probe(LOOK_TIMEOUT):
+        raise WakeupsUnreachable(problem)
+    if not (url := conf.settings().redis_url):
+        return Transport("file", str(conf.state_dir() / "wakeups.sqlite3"))
+    try:
+        return _redis(url)
+    except Exception as error:  # whatever redis-py raises
+        raise WakeupsUnreachable(f"{type(error).__name__}: {_without_address(error)}") from None
+
+
+def _redis(url: str) -> Transport:
+    from redis import Redis
+
+    with Redis.from_url(url, socket_timeout=LOOK_TIMEOUT, socket_connect_timeout=LOOK_TIMEOUT, retry=None) as client:
+        client.ping()
+        began = time.perf_counter()
+        client.ping()
+        milliseconds = (time.perf_counter() - began) * 1000
+        about = client.info()
+    parts = urlsplit(url)
+    place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+    told = [str(about.get(name) or "") for name in ("redis_version", "maxmemory_policy")]
+    return Transport("redis", place, told[0], milliseconds, told[1])
 
 
 class Consumer:

@@ -11,8 +11,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from machinequeue.admin import timings, wording
+from machinequeue.admin.alarms import AlarmedAdmin
 from machinequeue.admin.filters import QueueFilter
-from machinequeue.admin.readonly import ReadOnlyAdmin
 from machinequeue.lifecycle import MachineStatus
 from machinequeue.models import Attempt, Machine
 from machinequeue.records import sql
@@ -44,7 +44,7 @@ class LifeFilter(admin.SimpleListFilter):
 
 
 @admin.register(Machine)
-class MachineAdmin(ReadOnlyAdmin):
+class MachineAdmin(AlarmedAdmin):
     list_display = (
         "status_and_state",
         "machine_name",
@@ -66,11 +66,10 @@ class MachineAdmin(ReadOnlyAdmin):
             None,
             {
                 "fields": (
-                    ("status_badge", "state_word", "fly"),
+                    ("state_word", "fly", "app"),
                     ("queue", "size", "region_word"),
-                    ("app", "runs", "for_run"),
+                    ("runs", "for_run"),
                     "image",
-                    "reason_text",
                 )
             },
         ),
@@ -79,8 +78,9 @@ class MachineAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     ("reserved", "launched", "created"),
-                    ("checked_in", "seen", "gone"),
-                    ("boot", "life", "deadline"),
+                    ("started", "checked_in", "seen"),
+                    ("gone", "deadline"),
+                    ("boot", "life"),
                     "boot_stages",
                 )
             },
@@ -92,16 +92,15 @@ class MachineAdmin(ReadOnlyAdmin):
         ),
     )
     readonly_fields = (
-        "status_badge",
         "state_word",
         "fly",
         "size",
         "region_word",
         "for_run",
-        "reason_text",
         "reserved",
         "launched",
         "created",
+        "started",
         "checked_in",
         "seen",
         "gone",
@@ -116,12 +115,11 @@ class MachineAdmin(ReadOnlyAdmin):
     )
 
     @admin.display(description=gettext_lazy("status"))
-    def status_badge(self, machine: Machine) -> SafeString:
-        return wording.status(machine)
-
-    @admin.display(description=gettext_lazy("status"))
     def status_and_state(self, machine: Machine) -> SafeString:
-        return wording.with_note(wording.status(machine), machine.state)
+        badge = wording.with_note(wording.status(machine), machine.state)
+        if machine.status != MachineStatus.RETIRING:
+            return badge
+        return wording.with_note(badge, wording.one_line(machine.reason))
 
     @admin.display(description=gettext_lazy("size, region"))
     def size_and_region(self, machine: Machine) -> SafeString:
@@ -155,10 +153,6 @@ class MachineAdmin(ReadOnlyAdmin):
     def for_run(self, machine: Machine) -> SafeString | str:
         return wording.run_link(machine.launched_for) if machine.launched_for else wording.NOTHING
 
-    @admin.display(description=gettext_lazy("reason"))
-    def reason_text(self, machine: Machine) -> str:
-        return machine.reason or wording.NOTHING
-
     # Times -----------------------------------------------------------------------------------------------------------
 
     @admin.display(description=gettext_lazy("boot"))
@@ -180,6 +174,10 @@ class MachineAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("created"))
     def created(self, machine: Machine) -> str:
         return wording.when(machine.created_at)
+
+    @admin.display(description=gettext_lazy("started"))
+    def started(self, machine: Machine) -> str:
+        return wording.when(machine.started_at)
 
     @admin.display(description=gettext_lazy("checked in"))
     def checked_in(self, machine: Machine) -> str:
@@ -223,11 +221,20 @@ class MachineAdmin(ReadOnlyAdmin):
         rows = Attempt.objects.using(sql.alias()).filter(machine=machine).select_related("run").only(*_SHOWN)
         newest = list(rows.order_by("-pk")[: ATTEMPTS_SHOWN + 1])
         return {
+            "badge": wording.status(machine),
+            "why": _why(machine),
             "attempts": [_attempt(attempt, machine.now) for attempt in newest[:ATTEMPTS_SHOWN]],
             "attempts_cut": len(newest) > ATTEMPTS_SHOWN,
             "attempts_shown": ATTEMPTS_SHOWN,
             "live": machine.status != MachineStatus.GONE,
         }
+
+
+def _why(machine: Machine) -> str:
+    """Why a machine goes, or went."""
+    if machine.status == MachineStatus.RETIRING:
+        return _("It claims nothing more and goes: %(reason)s") % {"reason": machine.reason or _("its work is over")}
+    return machine.reason
 
 
 def _attempt(attempt: Attempt, now: datetime) -> dict[str, Any]:

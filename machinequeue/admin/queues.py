@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
-from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
@@ -15,10 +13,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from machinequeue.admin import wording
-from machinequeue.admin.readonly import ReadOnlyAdmin
+from machinequeue.admin.alarms import AlarmedAdmin
+from machinequeue.admin.asking import grant_each
 from machinequeue.lifecycle import MachineStatus, RunStatus
-from machinequeue.models import Machine, Queue, TaskRun
-from machinequeue.records import queues, sql
+from machinequeue.models import Circuit, Machine, Queue, TaskRun
+from machinequeue.records import circuits, queues, sql
 
 
 class QueueList(ChangeList):
@@ -32,7 +31,9 @@ class QueueList(ChangeList):
         for backend, name, spec_key, number in _waiting(_runs(RunStatus.READY)):
             waiting[backend, name][spec_key] = number
         page: list[Any] = list(self.result_list)
+        held = circuits.all_open()
         for queue in page:
+            queue.circuits = held
             lane = (queue.backend, queue.name)
             queue.waiting, queue.running, queue.alive = waiting[lane], running.get(lane, 0), machines.get(lane, 0)
         self.result_list = page  # a list serves as well as a queryset
@@ -53,7 +54,7 @@ def _waiting(rows: QuerySet[Any]) -> Iterable[tuple[str, str, str, int]]:
 
 
 @admin.register(Queue)
-class QueueAdmin(ReadOnlyAdmin):
+class QueueAdmin(AlarmedAdmin):
     list_display = ("queue_name", "backend", "stands", "waiting", "running", "machines", "failed_launches", "why")
     ordering = ("backend", "name")
     actions = ("pause_queues", "resume_queues")
@@ -87,7 +88,7 @@ class QueueAdmin(ReadOnlyAdmin):
     def stands(self, queue: Any) -> SafeString:
         if queue.paused_at:
             return wording.badge(_("Paused"), "warn")
-        if queue.launch_after and queue.launch_after > queue.now:
+        if (queue.launch_after and queue.launch_after > queue.now) or _is_held(queue):
             return wording.badge(_("Held back"), "bad")
         return wording.badge(_("Open"), "good")
 
@@ -147,23 +148,16 @@ class QueueAdmin(ReadOnlyAdmin):
             self.message_user(request, _("Nothing changed: they were so already."), messages.WARNING)
 
     def _set_paused(self, request: HttpRequest, rows: Iterable[Queue], *, paused: bool) -> int:
-        changed = 0
-        for queue in rows:
-            with transaction.atomic(using=sql.alias()):
-                if queues.set_paused(queue.pk, paused=paused):
-                    self._log(request, queue, "Paused." if paused else "Resumed.")
-                    changed += 1
-        return changed
+        def act(queue: Queue) -> bool:
+            return queues.set_paused(queue.pk, paused=paused)
 
-    def _log(self, request: HttpRequest, queue: Queue, text: str) -> None:
-        assert request.user.pk is not None
-        LogEntry.objects.log_actions(
-            user_id=request.user.pk,
-            queryset=[queue],
-            action_flag=CHANGE,
-            change_message=text,
-            single_object=True,
-        )
+        return grant_each(request, act, rows, "Paused." if paused else "Resumed.")
+
+
+def _is_held(queue: Any) -> bool:
+    """Whether an open circuit holds back what the queue's runs wait for."""
+    held: list[Circuit] = queue.circuits if hasattr(queue, "circuits") else circuits.all_open()
+    return any(not circuit.image or circuit.spec_key in _waiting_of(queue) for circuit in held)
 
 
 def _waiting_of(queue: Any) -> dict[str, int]:

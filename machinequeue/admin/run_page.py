@@ -1,6 +1,7 @@
 """A run's page: what it is, when, with what, on what; its attempts and its output."""
 
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 from django.contrib import admin
@@ -9,9 +10,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from machinequeue.admin import timings, wishes, wording
+from machinequeue.admin import timings, wording
 from machinequeue.admin.readonly import ReadOnlyAdmin
-from machinequeue.lifecycle import FINISHED, RunStatus
+from machinequeue.lifecycle import FINISHED, AttemptStatus, RunStatus
 from machinequeue.models import Attempt, TaskRun
 from machinequeue.records import runs
 
@@ -145,12 +146,10 @@ class RunPage(ReadOnlyAdmin):
             "why": runs.why(run),
             "badge": wording.status(run),
             "progress": wording.progress(run.progress) if run.progress else "",
-            "attempts": [_attempt(attempt, run.now) for attempt in reversed(_tries(run))],
+            "attempts": _attempts(run),
             "output": runs.output(run.pk),
             "live": run.status not in FINISHED,
-            "wishes": [
-                wish for wish in wishes.WISHES.values() if wish.fits(run) and self.may(request, wish.permission)
-            ],
+            "nobody": _("No machine claimed it.") if run.status in FINISHED else _("No machine has claimed it yet."),
         }
 
 
@@ -160,6 +159,38 @@ def _tries(run: Any) -> list[Attempt]:
         run.tries = runs.attempts(run.pk)
     tries: list[Attempt] = run.tries
     return tries
+
+
+def _attempts(run: Any) -> list[dict[str, Any]]:
+    """The newest first, each with what came next where memory was short."""
+    tries = _tries(run)
+    pairs = zip_longest(tries, tries[1:])
+    return [{**_attempt(one, run.now), "next": _next(run, one, after)} for one, after in pairs][::-1]
+
+
+def _next(run: TaskRun, attempt: Attempt, after: Attempt | None) -> str:
+    """What follows an attempt that ran out of memory; `after` is the attempt that came next."""
+    if attempt.status != AttemptStatus.OUT_OF_MEMORY:
+        return ""
+    if after is not None:
+        had = _memory(after)
+        return _("It was tried again with %(memory)s.") % {"memory": had} if had else _("It was tried again.")
+    if run.status == RunStatus.READY:
+        return _("It is tried again with %(memory)s.") % {"memory": wording.megabytes(run.spec.get("memory_mb"))}
+    most = run.spec.get("max_memory_mb")
+    if run.status == RunStatus.FAILED and most:
+        return _("No run of it may have more than %(memory)s (max_memory_mb).") % {"memory": wording.megabytes(most)}
+    return ""
+
+
+def _memory(attempt: Attempt) -> str:
+    """The memory of the attempt's machine; empty when its row is gone."""
+    return wording.megabytes(attempt.machine.spec.get("memory_mb")) if attempt.machine else ""
+
+
+def _peak(attempt: Attempt) -> str:
+    peak, of = wording.megabytes(attempt.peak_memory_mb), _memory(attempt)
+    return _("%(peak)s of %(memory)s") % {"peak": peak, "memory": of} if of else peak
 
 
 def _attempt(attempt: Attempt, now: datetime) -> dict[str, Any]:
@@ -172,7 +203,7 @@ def _attempt(attempt: Attempt, now: datetime) -> dict[str, Any]:
         "claimed": wording.when(attempt.claimed_at),
         "ran": wording.duration(timings.ran(attempt, now)),
         "ended": _ended(attempt),
-        "memory": wording.megabytes(attempt.peak_memory_mb),
+        "memory": _peak(attempt),
         "pid": attempt.pid or wording.NOTHING,
         "stages": wording.stages(attempt.stages) if attempt.stages else "",
         "error": attempt.error,

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from machinequeue.admin import search, summary, wording
+from machinequeue.admin.alarms import AlarmedAdmin
 from machinequeue.admin.filters import EnqueuedFilter, QueueFilter, TaskFilter
 from machinequeue.admin.run_page import RunPage
 from machinequeue.admin.run_wishes import RunWishes
@@ -40,7 +41,7 @@ class RunList(ChangeList):
 
 
 @admin.register(TaskRun)
-class RunAdmin(RunWishes, RunPage):
+class RunAdmin(AlarmedAdmin, RunWishes, RunPage):
     list_display = (
         "status_badge",
         "task_name",

@@ -1,39 +1,21 @@
 """What an operator may wish of runs: retry and cancel, with a permission, a log entry and an honest message."""
 
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from django.contrib import messages
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.db import transaction
 from django.http import HttpRequest
-from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from machinequeue.admin.asking import Wish, log
 from machinequeue.lifecycle import FINISHED, RunStatus
 from machinequeue.models import TaskRun
 from machinequeue.records import runs, sql
 
 MOST = 1_000
 """Runs that one action is applied to; a request must end."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Something to ask of a run."""
-
-    name: str
-    permission: str
-    verb: Promise
-    question: Promise
-    consequence: Promise
-    act: Callable[[uuid.UUID], bool]
-    fits: Callable[[TaskRun], bool]
-    """Whether the wish makes sense for a run, so that its button is shown."""
-
 
 RETRY = Wish(
     name="retry",
@@ -44,7 +26,7 @@ RETRY = Wish(
         "It gets a fresh set of attempts and starts as soon as a machine is there. "
         "What earlier attempts did outside the database may happen a second time."
     ),
-    act=runs.retry,
+    act=lambda run: runs.retry(run.pk),
     fits=lambda run: run.status in FINISHED - {RunStatus.SUCCESSFUL},
 )
 CANCEL = Wish(
@@ -56,10 +38,9 @@ CANCEL = Wish(
         "A run that waits never starts. A run that runs is interrupted, and killed when it does not end by itself. "
         "What it did so far stays done."
     ),
-    act=runs.cancel,
+    act=lambda run: runs.cancel(run.pk),
     fits=lambda run: run.status not in FINISHED and run.cancel_requested_at is None,
 )
-WISHES = {wish.name: wish for wish in (RETRY, CANCEL)}
 
 _LOGGED = {"retry": "Retried.", "cancelled": "Cancelled before it started.", "asked": "Asked to stop."}
 
@@ -70,10 +51,10 @@ def grant(request: HttpRequest, wish: Wish, rows: Iterable[TaskRun]) -> Counter[
     for run in rows:
         # A transaction per run: the log says what happened, and no row stays locked while others are changed.
         with transaction.atomic(using=sql.alias()):
-            done = wish.act(run.pk)
+            done = wish.act(run)
             outcome = _outcome(wish, done, runs.status(run.pk))
             if done:
-                _log(request, run, outcome)
+                log(request, run, _LOGGED[outcome])
         outcomes[outcome] += 1
     return outcomes
 
@@ -86,17 +67,6 @@ def _outcome(wish: Wish, done: bool, status: str | None) -> str:
     if not done:
         return "finished"
     return "cancelled" if status == RunStatus.CANCELLED else "asked"
-
-
-def _log(request: HttpRequest, run: TaskRun, outcome: str) -> None:
-    assert request.user.pk is not None
-    LogEntry.objects.log_actions(
-        user_id=request.user.pk,
-        queryset=[run],
-        action_flag=CHANGE,
-        change_message=_LOGGED[outcome],
-        single_object=True,
-    )
 
 
 def tell(request: HttpRequest, outcomes: Counter[str]) -> None:

@@ -14,12 +14,20 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
 from machinequeue import conf
-from machinequeue.lifecycle import AttemptStatus, MachineStatus, RunStatus
-from machinequeue.models import Machine, TaskRun
+from machinequeue.lifecycle import (
+    AttemptStatus,
+    BackupStatus,
+    DrillStatus,
+    MachineStatus,
+    RunStatus,
+    ServerlessStatus,
+)
+from machinequeue.models import Circuit, Machine, ServerlessMachine, TaskProfile, TaskRun
 
 NOTHING = "–"
 ONE_LINE = 60
 """Characters of JSON that are not spread over several lines."""
+_DIGEST = len("sha256:") + 12
 
 # The look of a badge; its text says the status, so that nobody depends on seeing colours.
 _LOOKS: dict[str, str] = {
@@ -44,6 +52,14 @@ _LOOKS: dict[str, str] = {
     MachineStatus.BUSY: "active",
     MachineStatus.RETIRING: "warn",
     MachineStatus.GONE: "quiet",
+    BackupStatus.RUNNING: "active",
+    BackupStatus.SUCCEEDED: "good",
+    BackupStatus.FAILED: "bad",
+    DrillStatus.PROVEN: "good",
+    DrillStatus.NOT_PROVEN: "warn",
+    ServerlessStatus.WISHED: "quiet",
+    ServerlessStatus.CREATING: "active",
+    ServerlessStatus.READY: "good",
 }
 
 
@@ -122,6 +138,11 @@ def pretty(value: Any) -> SafeString:
     text = json.dumps(value, ensure_ascii=False)
     if len(text) > ONE_LINE:
         text = json.dumps(value, indent=2, ensure_ascii=False)
+    return block(text)
+
+
+def block(text: str) -> SafeString:
+    """A long text in a block that scrolls."""
     return format_html('<pre class="mq-block mq-json">{}</pre>', text)
 
 
@@ -143,7 +164,17 @@ def machine_link(machine: Machine | None) -> SafeString | str:
     return format_html('<a href="{}" title="{}" class="mq-name">{}</a>', address, machine.fly_id, machine.name)
 
 
-def fly_link(machine: Machine) -> SafeString | str:
+def circuit_link(circuit: Circuit) -> SafeString:
+    address = reverse("admin:machinequeue_circuit_change", args=[circuit.pk])
+    return format_html('<a href="{}">{}</a>', address, circuit.get_kind_display())
+
+
+def profile_link(profile: TaskProfile) -> SafeString:
+    address = reverse("admin:machinequeue_taskprofile_change", args=[profile.pk])
+    return format_html('<a href="{}">{}</a>', address, task(profile.task))
+
+
+def fly_link(machine: Machine | ServerlessMachine) -> SafeString | str:
     """The machine's id, linked to Fly's dashboard unless its API is a local one."""
     if not machine.fly_id:
         return NOTHING
@@ -156,6 +187,19 @@ def fly_link(machine: Machine) -> SafeString | str:
 def size(spec: Mapping[str, Any]) -> str:
     """What a spec asks for, as Fly names sizes: shared-1x 512 MB."""
     return f"{spec.get('cpu_kind', '?')}-{spec.get('cpus', '?')}x {megabytes(spec.get('memory_mb'))}"
+
+
+def image(reference: str) -> SafeString:
+    """The end of an image's reference, its digest shortened; all of it as a tooltip."""
+    name, at, digest = reference.rpartition("/")[2].partition("@")
+    return format_html('<span class="mq-name" title="{}">{}</span>', reference, name + at + digest[:_DIGEST])
+
+
+def next_launch(circuit: Circuit, now: datetime) -> str:
+    """When the next launch of what a circuit holds back may be tried."""
+    if circuit.next_at <= now:
+        return _("due now")
+    return _("in %(duration)s") % {"duration": between(now, circuit.next_at)}
 
 
 def exit_in_words(event: Mapping[str, Any] | None) -> str:

@@ -5,7 +5,7 @@ It writes rows and sends a wake-up after the commit. It never talks to Fly.
 
 from machinequeue.backend.engine import MachineBackend
 from machinequeue.backend.result import MachineTaskContext, MachineTaskResult
-from machinequeue.backend.task import MachineTask, enqueue_many, machine_task
+from machinequeue.backend.task import MachineTask, enqueue_many, machine_task, registered
 
 __all__ = [
     "MachineBackend",
@@ -14,4 +14,5 @@ __all__ = [
     "MachineTaskResult",
     "enqueue_many",
     "machine_task",
+    "registered",
 ]

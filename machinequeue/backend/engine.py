@@ -1,11 +1,10 @@
 """The django.tasks backend."""
 
-import hashlib
 import inspect
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -46,11 +45,6 @@ class _Compiled:
     timeout: float
     max_attempts: int
     signature: inspect.Signature
-
-
-def spec_key(spec: Mapping[str, Any]) -> str:
-    """The hash of a spec: runs of the same key may share a machine."""
-    return hashlib.sha256(sql.dumps(dict(sorted(spec.items()))).encode()).hexdigest()[:16]
 
 
 class MachineBackend(BaseTaskBackend):
@@ -100,6 +94,21 @@ class MachineBackend(BaseTaskBackend):
     ) -> MachineTaskResult:
         """Write one READY run. Raises InvalidTask, InvalidArguments."""
         new = self._new_run(task, self._compile(task), args, kwargs, _run_after(task))
+        return self._create(task, new)
+
+    def enqueue_tick(
+        self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], metadata: dict[str, Any], seconds: float
+    ) -> MachineTaskResult:
+        """`enqueue`, to be started in so many seconds, with metadata that says which tick the run is for."""
+        run_after = runs.database_now() + timedelta(seconds=seconds) if seconds else None
+        new = self._new_run(task, self._compile(task), args, kwargs, run_after)
+        return self._create(task, replace(new, metadata=metadata))
+
+    def check_call(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raises what `enqueue` would raise: InvalidTask, InvalidArguments."""
+        self._new_run(task, self._compile(task), args, kwargs, None)
+
+    def _create(self, task: Any, new: runs.NewRun) -> MachineTaskResult:
         run_id, enqueued_at = runs.create(new)
         self._wake_on_commit(new.queue)
         return self._enqueued(task, run_id, new, enqueued_at)
@@ -127,11 +136,12 @@ class MachineBackend(BaseTaskBackend):
             self.validate_task(task)
             asked = task.asked() if isinstance(task, MachineTask) else {}
             merged = {**_values(conf.policy(self.alias, task.queue_name)), **asked}
-            spec = {name: merged[name] for name in conf.SPEC_KEYS}
+            spec = conf.spec_of(conf.Policy(**merged), conf.settings().image)
+            spec |= task.asked_beside() if isinstance(task, MachineTask) else {}
             compiled = self._compiled[task] = _Compiled(
                 path=task.module_path,
                 spec=sql.dumps(spec),
-                spec_key=spec_key(spec),
+                spec_key=conf.spec_key(spec),
                 timeout=float(merged["timeout"]),
                 max_attempts=merged["max_attempts"],
                 signature=inspect.signature(task.func),
@@ -184,6 +194,7 @@ class MachineBackend(BaseTaskBackend):
             backend=self.alias,
             errors=[],
             worker_ids=[],
+            metadata=new.metadata,
         )
         task_signals.task_enqueued.send_robust(type(self), task_result=result)
         return result
@@ -257,7 +268,7 @@ class MachineBackend(BaseTaskBackend):
             run_status=RunStatus.RUNNING.value,
             metadata=claim.metadata,
         )
-        return MachineTaskContext(task_result=result, send=send)
+        return MachineTaskContext(task_result=result, send=send, checkpoint=claim.checkpoint)
 
 
 def _values(policy: conf.Policy) -> dict[str, Any]:
@@ -293,9 +304,18 @@ def _errors(run: TaskRun, traces: list[runs.Trace]) -> list[TaskError]:
         for trace in traces
         if trace.status not in fine
     ]
-    if ending := _ENDINGS.get(RunStatus(run.status)):
+    ending = "RunRefused" if _refused(run, traces) else _ENDINGS.get(RunStatus(run.status))
+    if ending:
         errors.append(TaskError(exception_class_path=f"machinequeue.errors.{ending}", traceback=run.reason))
     return errors
+
+
+def _refused(run: TaskRun, traces: list[runs.Trace]) -> bool:
+    """Whether the run failed while it waited for a machine: its end is no attempt's, but later."""
+    if run.status != RunStatus.FAILED or run.finished_at is None:
+        return False
+    ended = [trace.finished_at for trace in traces if trace.finished_at is not None]
+    return not ended or run.finished_at > max(ended)
 
 
 def _bare(kind: type[AnyTask], values: dict[str, Any]) -> AnyTask:

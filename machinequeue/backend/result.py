@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -13,10 +14,13 @@ from machinequeue import conf
 from machinequeue.compat import AnyTaskContext, AnyTaskResult
 from machinequeue.errors import WaitInsideTask
 from machinequeue.lifecycle import FINISHED, RunStatus
-from machinequeue.records import runs
+from machinequeue.payload import normalize
+from machinequeue.records import runs, sql
 
 SHORTEST_POLL = 0.002
 LONGEST_POLL = 0.5
+LARGEST_CHECKPOINT = 1 << 20
+"""Bytes of JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +158,34 @@ class MachineTaskContext(AnyTaskContext):  # type: ignore[misc]  # the stubs mis
     """What a task with `takes_context=True` gets first."""
 
     send: Callable[[dict[str, Any]], None]
+    checkpoint: Any = None
+    """What an earlier attempt of this run saved last; None when it saved nothing."""
+
+    @property
+    def scheduled_at(self) -> datetime | None:
+        """The due instant of the schedule's tick that this run is for; None when no schedule enqueued it.
+
+        The same in every attempt, and however late the run starts.
+        """
+        said: Any = getattr(self.task_result, "metadata", None)
+        moment = said.get("scheduled_at") if isinstance(said, dict) else None
+        return datetime.fromisoformat(moment) if isinstance(moment, str) else None
+
+    def save_checkpoint(self, value: Any) -> None:
+        """Keep a value for the next attempt of this run, should this one be interrupted, lost or fail.
+
+        JSON, at most 1 MB; it replaces the last one. Stored within about a second, and at the latest when the attempt
+        ends by an exception, also by the TaskInterruption of a machine that is being stopped. Raises TypeError for
+        what JSON cannot carry unchanged, ValueError for what is too large.
+        """
+        plain = normalize(value, "the checkpoint")
+        size = len(sql.dumps(plain).encode())
+        if size > LARGEST_CHECKPOINT:
+            raise ValueError(
+                f"The checkpoint is {size} bytes of JSON, and {LARGEST_CHECKPOINT} is the most: "
+                "store it as a file and save its name."
+            )
+        self.send({"checkpoint": plain})
 
     def progress(self, current: float, total: float | None = None, message: str = "") -> None:
         """Say how far the run is. Stored at most once a second; cheap to call often."""

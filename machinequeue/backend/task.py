@@ -1,13 +1,14 @@
 """A task that runs on a machine: Django's Task, and the machine it asks for."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, cast, overload
 
 from django.utils.module_loading import import_string
 
-from machinequeue import conf
+from machinequeue import conf, timetable
 from machinequeue.backend.result import MachineTaskResult
 from machinequeue.compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -15,6 +16,7 @@ from machinequeue.compat import (
     DEFAULT_TASK_QUEUE_NAME,
     AnyTask,
     InvalidTask,
+    Task,
 )
 
 Backoff = Callable[[BaseException, MachineTaskResult], float | None]
@@ -32,25 +34,39 @@ class MachineTask(AnyTask):
     timeout: float | None = None
     max_attempts: int | None = None
     memory_mb: int | None = None
+    max_memory_mb: int | None = None
     cpus: int | None = None
     cpu_kind: str | None = None
     regions: tuple[str, ...] | None = None
     isolation: str | None = None
+    image: str | None = None
     backoff: Backoff | None = None
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     delay: timedelta | None = None
     """Set by `using(run_after=timedelta(...))`: counted from the enqueue, by the database's clock."""
+    schedule: timetable.When | None = None
+    """When it is enqueued by itself, without arguments, under its own path as the schedule's name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _known[self.func] = self
 
     def using(self, **options: Any) -> "MachineTask":
         """A copy with other options: priority, queue_name, run_after (a datetime or a timedelta), backend,
-        memory_mb, cpus, cpu_kind, regions, timeout, max_attempts, isolation. Raises TypeError for others.
+        memory_mb, max_memory_mb, cpus, cpu_kind, regions, timeout, max_attempts, isolation, image. Raises TypeError for
+        others, and for a moment that is none.
         """
         changes = {name: value for name, value in options.items() if value is not None}
         _refuse_unknown(changes, _USING, "using()")
-        if isinstance(changes.get("run_after"), timedelta):
-            changes["delay"] = changes.pop("run_after")
-        elif isinstance(changes.get("run_after"), datetime):
-            changes["delay"] = None
+        match changes.get("run_after"):
+            case timedelta():
+                changes["delay"] = changes.pop("run_after")
+            case datetime():
+                changes["delay"] = None
+            case None:
+                pass
+            case other:
+                raise TypeError(f"using(): run_after is a datetime or a timedelta, not {other!r:.80}.")
         if "regions" in changes:
             changes["regions"] = _regions(changes["regions"])
         return replace(self, **changes)
@@ -83,6 +99,10 @@ class MachineTask(AnyTask):
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "func"}
         return _unpickle, (type(self), self.module_path, values)
 
+    def asked_beside(self) -> dict[str, Any]:
+        """What the spec of its runs has beside the policy's keys."""
+        return {}
+
     def asked(self) -> dict[str, Any]:
         """The policy keys that the task sets for itself."""
         values = {name: getattr(self, name) for name in conf.TASK_OPTIONS if getattr(self, name) is not None}
@@ -95,6 +115,30 @@ def _unpickle(kind: type[MachineTask], path: str, values: dict[str, Any]) -> Mac
     except (ImportError, AttributeError) as error:
         raise ValueError(f"Expected {path!r} to point to a Task instance.") from error
     return kind(func=func, **values)
+
+
+_known: dict[Callable[..., Any], MachineTask] = {}
+"""The tasks that this process has made, by function, in that order. Their paths may be known only after the import."""
+
+
+def registered() -> dict[str, AnyTask]:
+    """The tasks that this process has imported and that a machine could import too, by path."""
+    return {path: task for path in _paths() if (task := _found(path)) is not None}
+
+
+def _paths() -> Iterator[str]:
+    for task in list(_known.values()):
+        with suppress(InvalidTask):  # it is no variable of its module, so nobody could import it
+            yield task.module_path
+
+
+def _found(path: str) -> AnyTask | None:
+    """The task at this path; None when nothing is there, or no task."""
+    try:
+        found = import_string(path)
+    except ImportError:
+        return None
+    return found if isinstance(found, Task) else None
 
 
 _DECLARABLE = {field.name for field in fields(MachineTask)} - {"func", "run_after", "delay"}
@@ -123,27 +167,33 @@ def machine_task(
     timeout: float | None = ...,
     max_attempts: int | None = ...,
     memory_mb: int | None = ...,
+    max_memory_mb: int | None = ...,
     cpus: int | None = ...,
     cpu_kind: str | None = ...,
     regions: Sequence[str] | str | None = ...,
     isolation: str | None = ...,
+    image: str | None = ...,
     backoff: Backoff | None = ...,
     retry_on: Sequence[type[BaseException]] = ...,
+    schedule: timetable.Crontab | timedelta | None = ...,
 ) -> Callable[[Callable[..., Any]], MachineTask]: ...
 
 
 def machine_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a module-level function a task that runs on a machine launched for it.
 
-    Options: priority, queue_name, backend, takes_context (Django's); timeout in seconds, max_attempts, memory_mb, cpus,
-    cpu_kind ("shared", "performance"), regions, isolation ("machine", "process", "shared"), backoff, retry_on. Raises
-    InvalidTask or TypeError, at import, for options that cannot work.
+    Options: priority, queue_name, backend, takes_context (Django's); timeout in seconds, max_attempts, memory_mb,
+    max_memory_mb, cpus, cpu_kind ("shared", "performance"), regions, isolation ("machine", "process", "shared"), image
+    ("current", "same"), backoff, retry_on, schedule (a crontab() or a timedelta). Raises, at import, for options that
+    cannot work: InvalidTask, InvalidSchedule or TypeError.
     """
     if "run_after" in options:
         raise TypeError("run_after cannot be given to @machine_task: use .using(run_after=...) when enqueueing.")
     _refuse_unknown(options, _DECLARABLE, "@machine_task")
     if options.get("regions") is not None:
         options["regions"] = _regions(options["regions"])
+    if options.get("schedule") is not None:
+        timetable.checked(options["schedule"])
     options["retry_on"] = tuple(options.get("retry_on", (Exception,)))
     core = {
         "priority": DEFAULT_TASK_PRIORITY,

@@ -6,6 +6,6 @@ Times are the database's. Writes of an attempt carry its epoch, so that a proces
 The rows themselves are named here for those who are handed one; changing them is for the functions.
 """
 
-from machinequeue.models import Attempt, Machine, TaskRun
+from machinequeue.models import Attempt, Backup, Machine, RestoreDrill, Schedule, ServerlessMachine, TaskRun
 
-__all__ = ["Attempt", "Machine", "TaskRun"]
+__all__ = ["Attempt", "Backup", "Machine", "RestoreDrill", "Schedule", "ServerlessMachine", "TaskRun"]

@@ -10,13 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from machinequeue import lifecycle
-from machinequeue.lifecycle import Failure, RunStatus
+from machinequeue import conf, lifecycle
+from machinequeue.lifecycle import AttemptStatus, Failure, Room, RunStatus
 from machinequeue.models import Attempt, OutputChunk, TaskRun
-from machinequeue.records import runs, sql
+from machinequeue.records import profiles, runs, sql
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Report:
     output: str = ""
     dropped: int = 0
     progress: Any = None
+    succeeded: bool = False
+    """Whether the outcome was recorded as a success."""
 
 
 _FIELDS = (
@@ -63,11 +65,16 @@ _FIELDS = (
     "lost_attempts, enqueued_at, started_at, last_attempted_at, checkpoint, metadata"
 )
 
-# The machine itself must still be allowed to claim: not retiring, and not started again since (boot id).
+# The machine itself must still be allowed to claim: not retiring, and not started again since (boot id). A run whose
+# task was found to need more memory than this machine has is left for `profiles.fit` and a bigger one.
 _PICK = """
 SELECT id FROM machinequeue_taskrun
 WHERE status = 'READY' AND queue = %s AND spec_key = %s AND backend = %s AND run_after <= {now} AND timeout <= %s
   AND (expires_at IS NULL OR expires_at > {now})
+  AND NOT EXISTS (SELECT 1 FROM machinequeue_taskprofile p WHERE p.task = machinequeue_taskrun.task
+                  AND p.memory_mb > CAST(machinequeue_taskrun.spec->>'memory_mb' AS INTEGER)
+                  AND CAST(machinequeue_taskrun.spec->>'max_memory_mb' AS INTEGER)
+                      > CAST(machinequeue_taskrun.spec->>'memory_mb' AS INTEGER))
   AND NOT EXISTS (SELECT 1 FROM machinequeue_queue q WHERE q.backend = %s AND q.name = %s AND q.paused_at IS NOT NULL)
   AND EXISTS (SELECT 1 FROM machinequeue_machine m
               WHERE m.id = %s AND m.boot_id = %s AND m.status IN ('booted', 'idle', 'busy'))
@@ -86,6 +93,14 @@ attempt AS (INSERT INTO machinequeue_attempt (run_id, epoch, machine_id, boot_id
 machine AS (UPDATE machinequeue_machine SET status = 'busy'
             WHERE id = %s AND status IN ('booted', 'idle') AND EXISTS (SELECT 1 FROM claimed))
 SELECT * FROM claimed"""
+
+_HOLD = """
+UPDATE machinequeue_taskrun SET lease_expires_at = {lease}
+WHERE status = 'RUNNING' AND EXISTS (
+    SELECT 1 FROM machinequeue_attempt a
+    WHERE a.run_id = machinequeue_taskrun.id AND a.epoch = machinequeue_taskrun.epoch
+      AND a.machine_id = %s AND a.boot_id = %s AND a.status = 'running')
+RETURNING {fields}"""
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,17 @@ def claim(by: Claimant, *, lease_seconds: float, life_seconds: float) -> Claim |
         row = sql.fetch(connection, statement, [*take, by.machine_id, by.boot_id, by.machine_id])
     else:
         row = _claim_in_steps(connection, by, take)
+    return None if row is None else _claim(row)
+
+
+def unanswered(by: Claimant, *, lease_seconds: float) -> Claim | None:
+    """The run that this boot holds already: an earlier claim took it, and the answer was lost on its way.
+
+    For a machine that executes nothing, or it would take over what it is at.
+    """
+    connection = sql.connection()
+    statement = _HOLD.format(lease=sql.in_seconds(connection), fields=_FIELDS)
+    row = sql.fetch(connection, statement, [lease_seconds, by.machine_id, by.boot_id])
     return None if row is None else _claim(row)
 
 
@@ -160,6 +186,13 @@ def _claim(row: tuple[Any, ...]) -> Claim:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is to be stored; its value may be None."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Pulse:
     """The answer to a heartbeat."""
 
@@ -167,13 +200,21 @@ class Pulse:
     cancel: bool
 
 
-def heartbeat(held: Claim, *, lease_seconds: float, pid: int | None, progress: Any = None) -> Pulse:
+def _row(held: Claim) -> QuerySet[TaskRun]:
+    """The run while the claim holds, else nothing."""
+    return TaskRun.objects.using(sql.alias()).filter(pk=held.run_id, epoch=held.epoch, status=RunStatus.RUNNING)
+
+
+def heartbeat(
+    held: Claim, *, lease_seconds: float, pid: int | None, progress: Any = None, saved: Saved | None = None
+) -> Pulse:
     """Extend the claim lease and learn whether the run is to be cancelled. `held` is False when the claim was lost."""
-    row = TaskRun.objects.using(sql.alias()).filter(pk=held.run_id, epoch=held.epoch, status=RunStatus.RUNNING)
     changes: dict[str, Any] = {"lease_expires_at": Now() + timedelta(seconds=lease_seconds)}
     if progress is not None:
         changes["progress"] = progress
-    if not row.update(**changes):
+    if saved is not None:
+        changes["checkpoint"] = saved.value
+    if not _row(held).update(**changes):
         return Pulse(held=False, cancel=False)
     if pid is not None:
         Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch, pid=None).update(pid=pid)
@@ -182,14 +223,42 @@ def heartbeat(held: Claim, *, lease_seconds: float, pid: int | None, progress: A
 
 def pulse(held: Claim) -> Pulse:
     """Whether the claim still holds and the run is to be cancelled, without extending anything."""
-    row = TaskRun.objects.using(sql.alias()).filter(pk=held.run_id, epoch=held.epoch, status=RunStatus.RUNNING)
-    asked = row.values_list("cancel_requested_at").first()
+    asked = _row(held).values_list("cancel_requested_at").first()
     return Pulse(held=asked is not None, cancel=asked is not None and asked[0] is not None)
 
 
+def checkpoint(held: Claim, value: Any) -> bool:
+    """Store what the next attempt is to go on from. False when the claim was lost."""
+    return bool(_row(held).update(checkpoint=value))
+
+
+def lose_older(machine_id: int, boot_id: str, name: str) -> int:
+    """The machine was started again: what it ran in earlier boots is lost. Returns how many attempts that were."""
+    older = Attempt.objects.using(sql.alias()).filter(machine_id=machine_id, status=AttemptStatus.RUNNING)
+    failure = Failure(
+        AttemptStatus.LOST, error="machinequeue.errors.RunLost", sentence=f"machine {name} was started again"
+    )
+    attempts = older.exclude(boot_id=boot_id).values_list("run_id", "epoch")
+    return sum(fail(run_id, epoch, failure, Report()) is not None for run_id, epoch in list(attempts))
+
+
+def recorded(held: Claim, status: AttemptStatus) -> str | None:
+    """Whether the attempt has ended so, by the run's status now; None when it has not, and the claim was lost.
+
+    For a writer who finds its claim gone: an earlier try of its own may have been committed and its answer lost.
+    """
+    attempt = Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch, status=status)
+    found = attempt.values_list("run__epoch", "run__status").first()
+    if found is None:
+        return None
+    # A later epoch: the run was given back, and another attempt has begun since.
+    return found[1] if found[0] == held.epoch else RunStatus.READY.value
+
+
 def add_output(held: Claim, text: str, dropped: int) -> None:
-    """Store a piece of what the attempt printed."""
-    attempt = Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch).values_list("pk").first()
+    """Store a piece of what the attempt printed, unless it has ended."""
+    attempts = Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch)
+    attempt = attempts.filter(status=AttemptStatus.RUNNING).values_list("pk").first()
     if attempt is not None:
         OutputChunk.objects.using(sql.alias()).create(attempt_id=attempt[0], text=text, dropped=dropped)
 
@@ -219,9 +288,9 @@ def succeed(held: Claim, return_value: Any, report: Report) -> bool:
     with transaction.atomic(using=connection.alias):
         if not sql.execute(connection, update_run, run):
             return False
-        sql.execute(connection, update_attempt, attempt)
         if report.output:
             add_output(held, report.output, report.dropped)
+        sql.execute(connection, update_attempt, attempt)
     return True
 
 
@@ -242,25 +311,37 @@ def fail(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> lif
         if not held.update(epoch=F("epoch")):
             return None
         run = held.get()
+        bigger = conf.bigger(run.spec)
         decision = lifecycle.after_failure(
             failure,
             task_attempts=run.task_attempts,
             lost_attempts=run.lost_attempts,
             max_attempts=run.max_attempts,
             cancelled=run.cancel_requested_at is not None,
+            room=Room(run.spec["memory_mb"], bigger["memory_mb"] if bigger else None),
         )
         finished = decision.status != RunStatus.READY
+        grown: dict[str, Any] = {}
+        if decision.bigger and bigger is not None:
+            grown = {"spec": bigger, "spec_key": conf.spec_key(bigger)}
+            profiles.outgrew(run.task, run.spec, bigger["memory_mb"])
         held.update(
             status=decision.status,
             finished_at=Now() if finished else None,
-            run_after=F("run_after") if finished else Now() + timedelta(seconds=decision.delay),
+            run_after=F("run_after") if finished else _in(decision.delay),
             lease_expires_at=None,
             task_attempts=decision.task_attempts,
             lost_attempts=decision.lost_attempts,
             reason=decision.reason,
+            **grown,
         )
         _end_attempt(run_id, epoch, failure, report)
     return decision
+
+
+def _in(seconds: float) -> Any:
+    # SQLite compares times as text, and writes sums with more digits than the present: one with 0 would not be due yet.
+    return Now() + timedelta(seconds=seconds) if seconds else Now()
 
 
 def _end_attempt(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report) -> None:

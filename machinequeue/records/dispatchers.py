@@ -17,7 +17,18 @@ def seen(name: str) -> None:
     rows = Dispatcher.objects.using(sql.alias())
     if not rows.filter(name=name).update(seen_at=Now()):
         rows.bulk_create([Dispatcher(name=name)], ignore_conflicts=True)
-        rows.filter(seen_at__lt=Now() - FORGET).delete()
+        forget()
+
+
+def forget() -> int:
+    """Forget dispatchers that have been silent for long; how many."""
+    return Dispatcher.objects.using(sql.alias()).filter(seen_at__lt=Now() - FORGET).delete()[0]
+
+
+def alive(silent: timedelta) -> list[str]:
+    """The names of the dispatchers that were seen within this time."""
+    rows = Dispatcher.objects.using(sql.alias()).filter(seen_at__gte=Now() - silent)
+    return list(rows.values_list("name", flat=True))
 
 
 def lead(name: str, seconds: float) -> bool:

@@ -1,17 +1,19 @@
 """Machines: from reserved to gone."""
 
+import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
-from django.db.models import Case, F, Q, QuerySet, Value, When
+from django.db.models import Case, F, Q, QuerySet, TextField, Value, When
 from django.db.models.functions import Now
 
-from machinequeue.lifecycle import MachineStatus
-from machinequeue.models import Machine, TaskProfile
-from machinequeue.records import sql
+from machinequeue.lifecycle import AttemptStatus, MachineStatus
+from machinequeue.models import Attempt, Machine
+from machinequeue.records import claims, sql
 
+NO_ROW = "it has no row"
 SETTLED = timedelta(seconds=5)
 """How long after its creation a machine may still be unknown to the API."""
 
@@ -41,6 +43,17 @@ def _exists(rows: QuerySet[Machine], **known: Any) -> bool:
     return bool(rows.exclude(status=MachineStatus.GONE).update(created_at=Now(), status=status, **known))
 
 
+def release(reserved: list[Machine]) -> int:
+    """Give back reservations whose create call nobody has made; how many."""
+    rows = _rows().filter(pk__in=[machine.pk for machine in reserved], requested_at=None)
+    return rows.filter(status=MachineStatus.RESERVED).delete()[0]
+
+
+def unsent(machine: Machine) -> bool:
+    """The create call was not made, or Fly did not take it up: the reservation is given back."""
+    return bool(_rows().filter(pk=machine.pk, status=MachineStatus.RESERVED, fly_id="").delete()[0])
+
+
 def refused(machine: Machine, reason: str, request_ids: list[str]) -> bool:
     """The create call failed and left nothing behind: RESERVED → GONE."""
     rows = _rows().filter(pk=machine.pk, status=MachineStatus.RESERVED)
@@ -59,6 +72,9 @@ class CheckIn:
     life_seconds: float
     task: str
     """Path of the task that the machine was launched for; empty when that run is gone."""
+    image: str
+    """What it runs because that was current when it was launched; empty when its runs asked for an image of their own.
+    """
 
 
 def check_in(name: str, *, boot_id: str, fly_id: str, region: str, stages: dict[str, float]) -> CheckIn | None:
@@ -80,6 +96,7 @@ def check_in(name: str, *, boot_id: str, fly_id: str, region: str, stages: dict[
     if not found:
         return None
     row = _rows().annotate(left=F("deadline_at") - Now()).select_related("launched_for").get(name=name)
+    claims.lose_older(row.pk, boot_id, row.name)
     return CheckIn(
         machine_id=row.pk,
         backend=row.backend,
@@ -88,6 +105,7 @@ def check_in(name: str, *, boot_id: str, fly_id: str, region: str, stages: dict[
         isolation=row.spec.get("isolation", "process"),
         life_seconds=row.left.total_seconds(),
         task=row.launched_for.task if row.launched_for else "",
+        image="" if row.spec.get("image") else row.image,
     )
 
 
@@ -99,15 +117,27 @@ def idle(machine_id: int, boot_id: str, runs: int) -> bool:
     return bool(rows.update(status=MachineStatus.IDLE, seen_at=Now(), runs=runs))
 
 
+def others(machine_id: int) -> int:
+    """Machines of the same queue and spec that could do what this one waits for."""
+    working = (MachineStatus.BOOTED, MachineStatus.IDLE, MachineStatus.BUSY)
+    mine = _rows().filter(pk=machine_id)
+    lane = {name: mine.values(name)[:1] for name in ("backend", "queue", "spec_key")}
+    return _rows().filter(status__in=working, **lane).exclude(pk=machine_id).count()
+
+
 def leaves(machine_id: int, boot_id: str, runs: int, reason: str) -> bool:
     """The runner is about to exit: → RETIRING. It counts as a machine until Fly says that it is gone."""
     rows = _rows().filter(pk=machine_id, boot_id=boot_id).exclude(status=MachineStatus.GONE)
-    return bool(rows.update(status=MachineStatus.RETIRING, seen_at=Now(), runs=runs, reason=reason))
+    asked = When(status=MachineStatus.RETIRING, then=F("reason"))  # whoever asked it to said why
+    why = Case(asked, default=Value(reason), output_field=TextField())
+    return bool(rows.update(status=MachineStatus.RETIRING, seen_at=Now(), runs=runs, reason=why))
 
 
-def retire(machine: Machine, reason: str) -> bool:
-    """The machine is given up; it may claim nothing more."""
+def retire(machine: Machine, reason: str, *, unborn: bool = False) -> bool:
+    """The machine is given up; it may claim nothing more. `unborn`: only if it has not checked in meanwhile."""
     rows = _rows().filter(pk=machine.pk).exclude(status__in=(MachineStatus.GONE, MachineStatus.RETIRING))
+    if unborn:
+        rows = rows.filter(booted_at=None)
     return bool(rows.update(status=MachineStatus.RETIRING, reason=reason))
 
 
@@ -120,8 +150,11 @@ def gone(machine: Machine, *, state: str, exit_event: dict[str, Any] | None, rea
 
 
 def seen(machine: Machine, state: str) -> None:
-    """Note Fly's state where it changed."""
-    _rows().filter(pk=machine.pk).exclude(state=state).update(state=state)
+    """Note Fly's state where it changed, and when it was first `started`."""
+    rows = _rows().filter(pk=machine.pk)
+    rows.exclude(state=state).update(state=state)
+    if state == "started" and machine.started_at is None:
+        rows.filter(started_at=None).update(started_at=Now())
 
 
 def live() -> list[Machine]:
@@ -137,16 +170,83 @@ def unlaunched() -> list[Machine]:
     return list(_rows().filter(abandoned, status=MachineStatus.RESERVED))
 
 
-def overdue(boot_seconds: float) -> list[Machine]:
-    """Machines past their deadline, and machines that did not check in within so many seconds of the create call."""
-    unborn = Q(booted_at__isnull=True, requested_at__lt=Now() - timedelta(seconds=boot_seconds))
-    return list(_rows().filter(Q(deadline_at__lt=Now()) | unborn).exclude(status=MachineStatus.GONE))
+def overdue() -> list[Machine]:
+    """Machines past their deadline."""
+    return list(_rows().filter(deadline_at__lt=Now()).exclude(status=MachineStatus.GONE))
 
 
-def known_names(names: list[str]) -> set[str]:
-    """Which of these names have a row that is not gone, or went only just now."""
-    alive = ~Q(status=MachineStatus.GONE) | Q(gone_at__gt=Now() - timedelta(seconds=60))
-    return set(_rows().filter(alive, name__in=names).values_list("name", flat=True))
+def unborn(boot_seconds: float) -> list[tuple[Machine, float]]:
+    """Machines that have not checked in, with the seconds since Fly said `started`; -1.0 when it never did.
+
+    Those that Fly has not started are named only when their create call is `boot_seconds` ago.
+    """
+    silent = _rows().filter(booted_at=None, requested_at__isnull=False).exclude(status=MachineStatus.GONE)
+    late = silent.filter(Q(started_at__isnull=False) | Q(requested_at__lt=Now() - timedelta(seconds=boot_seconds)))
+    aged = late.annotate(age=Now() - F("started_at"))
+    return [(row, row.age.total_seconds() if row.age is not None else -1.0) for row in aged]
+
+
+def containers() -> list[Machine]:
+    """The machines whose image is not ours, and which are not gone: somebody outside has to look after them."""
+    rows = _rows().exclude(status__in=(MachineStatus.RESERVED, MachineStatus.GONE)).exclude(fly_id="")
+    return list(rows.filter(spec__container__isnull=False).order_by("id"))
+
+
+def take(machine: Machine, boot_id: str) -> float | None:
+    """CREATED → BOOTED for the one dispatcher that looks after it; the seconds that it may live. None: too late."""
+    free = _rows().filter(pk=machine.pk, status=MachineStatus.CREATED, boot_id="", deadline_at__gt=Now())
+    if not free.update(status=MachineStatus.BOOTED, boot_id=boot_id, booted_at=Now(), seen_at=Now(), state="started"):
+        return None
+    row = _rows().annotate(left=F("deadline_at") - Now()).get(pk=machine.pk)
+    return float(row.left.total_seconds())
+
+
+def abandoned(machine: Machine, alive: Collection[str]) -> bool:
+    """Whether nobody looks after the machine: its boot id is none of those `alive`, and no claim lease holds."""
+    running = Q(status=AttemptStatus.RUNNING, run__lease_expires_at__gt=Now())
+    return machine.boot_id not in alive and not machine.attempts.using(sql.alias()).filter(running).exists()
+
+
+def has_app(app: str) -> bool:
+    """Whether a machine was ever asked for in this app."""
+    return _rows().filter(app=app).exists()
+
+
+def other_images(image: str) -> list[Machine]:
+    """Machines whose image is not the current one, and whose runs did not ask for another."""
+    working = (MachineStatus.CREATED, MachineStatus.BOOTED, MachineStatus.IDLE, MachineStatus.BUSY)
+    rows = _rows().filter(status__in=working).exclude(image=image)
+    return [row for row in rows if "image" not in row.spec]
+
+
+def get(machine_id: int | None) -> Machine | None:
+    """The row, or None."""
+    return None if machine_id is None else _rows().filter(pk=machine_id).first()
+
+
+def mute(seconds: float) -> list[Machine]:
+    """Machines that execute nothing and have said nothing for so many seconds: they wait for work, have just checked
+    in, or are to leave."""
+    since = Now() - timedelta(seconds=seconds)
+    waiting = (MachineStatus.IDLE, MachineStatus.BOOTED, MachineStatus.RETIRING)
+    return [
+        row
+        for row in _rows().filter(status__in=waiting, seen_at__lt=since).order_by("pk")
+        if row.status != MachineStatus.RETIRING or not row.attempts.filter(status=AttemptStatus.RUNNING).exists()
+    ]
+
+
+def ever_claimed(machine: Machine) -> bool:
+    """Whether it came as far as claiming a run."""
+    return machine.attempts.exists()
+
+
+def strays(names: list[str], age: timedelta) -> dict[str, str]:
+    """Which of these machines should not exist, and why: no row, or one that has been gone for so long."""
+    rows = dict(_rows().filter(name__in=names).values_list("name", "status"))
+    ended = _rows().filter(name__in=names, status=MachineStatus.GONE, gone_at__lt=Now() - age)
+    missing = {name: NO_ROW for name in names if name not in rows}
+    return missing | dict.fromkeys(ended.values_list("name", flat=True), "its row says that it is gone")
 
 
 def settled(machine: Machine) -> bool:
@@ -154,16 +254,26 @@ def settled(machine: Machine) -> bool:
     return _rows().filter(pk=machine.pk, created_at__lt=Now() - SETTLED).exists()
 
 
-def learn(task: str, runs: int, seconds: float, peak_memory_mb: int | None) -> None:
-    """Mix what runs of a task took into its profile; `seconds` is their sum. Recent runs weigh more."""
-    database = sql.alias()
-    with transaction.atomic(using=database):
-        rows = TaskProfile.objects.using(database)
-        rows.bulk_create([TaskProfile(task=task, run_seconds=seconds / runs)], ignore_conflicts=True)
-        weight = min(runs, 20) / 40
-        rows.filter(task=task).update(
-            runs=F("runs") + runs,
-            run_seconds=F("run_seconds") * (1 - weight) + seconds / runs * weight,
-            updated_at=Now(),
-            **({} if peak_memory_mb is None else {"peak_memory_mb": peak_memory_mb}),
-        )
+def checked_in_with(image: str) -> int:
+    """How many machines of this image have ever come up."""
+    return _rows().filter(image=image, booted_at__isnull=False).count()
+
+
+def named(names: list[str]) -> dict[str, Machine]:
+    """The rows of these machines, by name."""
+    return {row.name: row for row in _rows().filter(name__in=names)}
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A run that a machine is at."""
+
+    run_id: uuid.UUID
+    task: str
+    lost_attempts: int
+
+
+def holding(machine_id: int) -> list[Holding]:
+    """What a machine is at, by its attempts."""
+    rows = Attempt.objects.using(sql.alias()).filter(machine_id=machine_id, status=AttemptStatus.RUNNING)
+    return [Holding(*row) for row in rows.values_list("run_id", "run__task", "run__lost_attempts").order_by("pk")]

@@ -9,9 +9,9 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Exists, F, Min, OuterRef, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
-from machinequeue.lifecycle import FINISHED, AttemptStatus, RunStatus
+from machinequeue.lifecycle import FINISHED, AttemptStatus, MachineStatus, RunStatus
 from machinequeue.models import Attempt, Dispatcher, OutputChunk, Queue, TaskRun
 from machinequeue.records import sql
 
@@ -40,6 +40,7 @@ class NewRun:
     spec_key: str
     timeout: float
     max_attempts: int
+    metadata: dict[str, Any] | None = None
 
 
 _COLUMNS = (
@@ -58,8 +59,8 @@ _COLUMNS = (
 
 
 @lru_cache(maxsize=8)
-def _insert(*, deferred: bool) -> str:
-    columns = (*_COLUMNS, "run_after") if deferred else _COLUMNS
+def _insert(*more: str) -> str:
+    columns = (*_COLUMNS, *more)
     values = ", ".join(["%s"] * len(columns))
     return f"INSERT INTO machinequeue_taskrun ({', '.join(columns)}) VALUES ({values})"  # noqa: S608 - names of ours
 
@@ -68,8 +69,10 @@ def create(new: NewRun) -> tuple[uuid.UUID, datetime | None]:
     """Insert one run, READY; its id and when it was. One statement, in the caller's transaction if there is one."""
     connection = sql.connection()
     run_id = uuid7()
-    params = _params(connection, run_id, new)
-    statement = f"{_insert(deferred=new.run_after is not None)} RETURNING enqueued_at"
+    params, more = _params(connection, run_id, new), ["run_after"] if new.run_after is not None else []
+    if new.metadata is not None:
+        params, more = [*params, sql.dumps(new.metadata)], [*more, "metadata"]
+    statement = f"{_insert(*more)} RETURNING enqueued_at"
     row = sql.fetch(connection, statement, params)
     return run_id, sql.read_time(row[0]) if row else None
 
@@ -100,7 +103,7 @@ def create_many(runs: Sequence[NewRun]) -> list[uuid.UUID]:
     with transaction.atomic(using=connection.alias):
         if not sql.is_postgresql(connection):
             with connection.cursor() as cursor:
-                cursor.executemany(_insert(deferred=deferred), rows)
+                cursor.executemany(_insert(*(["run_after"] if deferred else [])), rows)
             return ids
         columns = (*_COLUMNS, "run_after") if deferred else _COLUMNS
         with (
@@ -146,10 +149,11 @@ class Trace:
     sentence: str
     worker_id: str
     """The machine's Fly id, or what else is known of who made the attempt."""
+    finished_at: datetime | None
 
 
 _TRACES = """
-SELECT a.status, a.error, a.traceback, a.diagnosis, a.boot_id, m.fly_id, m.name
+SELECT a.status, a.error, a.traceback, a.diagnosis, a.boot_id, m.fly_id, m.name, a.finished_at
 FROM machinequeue_attempt a LEFT JOIN machinequeue_machine m ON m.id = a.machine_id
 WHERE a.run_id = %s ORDER BY a.epoch"""
 
@@ -158,8 +162,15 @@ def traces(run_id: uuid.UUID) -> list[Trace]:
     """The attempts of a run, oldest first, as its result shows them: callers that wait ask this often."""
     connection = sql.connection()
     return [
-        Trace(status, error, traceback, (sql.read_json(diagnosis) or {}).get("sentence", ""), fly_id or name or boot_id)
-        for status, error, traceback, diagnosis, boot_id, fly_id, name in sql.fetch_all(
+        Trace(
+            status=status,
+            error=error,
+            traceback=traceback,
+            sentence=(sql.read_json(diagnosis) or {}).get("sentence", ""),
+            worker_id=fly_id or name or boot_id,
+            finished_at=sql.read_time(finished_at),
+        )
+        for status, error, traceback, diagnosis, boot_id, fly_id, name, finished_at in sql.fetch_all(
             connection, _TRACES, [sql.key(connection, run_id)]
         )
     ]
@@ -177,14 +188,21 @@ def output(run_id: uuid.UUID) -> str:
 def cancel(run_id: uuid.UUID) -> bool:
     """Cancel a READY run at once, ask a RUNNING one to stop. False when it had finished."""
     row = TaskRun.objects.using(sql.alias()).filter(pk=run_id)
-    if row.filter(status=RunStatus.READY).update(
-        status=RunStatus.CANCELLED, cancel_requested_at=Now(), finished_at=Now(), reason="cancelled before it started"
-    ):
-        return True
-    asked = row.filter(status=RunStatus.RUNNING).update(cancel_requested_at=Now())
-    if asked and sql.is_postgresql(connection := sql.connection()):
-        sql.execute(connection, "SELECT pg_notify('machinequeue_cancel', %s)", [str(run_id)])
-    return bool(asked)
+    # A run may be given back, or claimed, between two looks; it cannot do so for ever, as each costs a budget.
+    while row.filter(status__in=(RunStatus.READY, RunStatus.RUNNING)).exists():
+        if row.filter(status=RunStatus.READY).update(
+            status=RunStatus.CANCELLED,
+            cancel_requested_at=Now(),
+            finished_at=Now(),
+            reason="cancelled before it started",
+        ):
+            return True
+        # Asked again, it is as old as the first time: whoever does not answer is destroyed some time after that.
+        if row.filter(status=RunStatus.RUNNING).update(cancel_requested_at=Coalesce("cancel_requested_at", Now())):
+            if sql.is_postgresql(connection := sql.connection()):
+                sql.execute(connection, "SELECT pg_notify('machinequeue_cancel', %s)", [str(run_id)])
+            return True
+    return False
 
 
 def retry(run_id: uuid.UUID) -> bool:
@@ -214,7 +232,12 @@ class Group:
     spec_key: str
     due: int
     spec: dict[str, Any]
-    first: uuid.UUID
+    first: uuid.UUID | None
+    """The most urgent of them."""
+    priority: int = 0
+    """Its priority."""
+    timeout: float = 0.0
+    """Its timeout, in seconds."""
 
 
 def due() -> QuerySet[TaskRun]:
@@ -228,6 +251,11 @@ def due() -> QuerySet[TaskRun]:
     )
 
 
+def in_line(backend: str, queue: str, spec_key: str) -> QuerySet[TaskRun]:
+    """The due runs of a lane in the order in which machines claim them: the most urgent first."""
+    return due().filter(backend=backend, queue=queue, spec_key=spec_key).order_by("-priority", "id")
+
+
 def due_groups(backend: str | None = None, queue: str | None = None) -> list[Group]:
     """The demand: due runs by queue and spec key, the most urgent first."""
     rows = due()
@@ -236,10 +264,10 @@ def due_groups(backend: str | None = None, queue: str | None = None) -> list[Gro
     counted = rows.values("backend", "queue", "spec_key").annotate(due=Count("id"), urgent=Min(-F("priority")))
     groups = []
     for row in counted.order_by("urgent"):
-        same = rows.filter(backend=row["backend"], queue=row["queue"], spec_key=row["spec_key"])
-        first = same.order_by("-priority", "id").values("id", "spec").first()
-        if first is not None:  # claimed meanwhile
-            groups.append(Group(row["backend"], row["queue"], row["spec_key"], row["due"], first["spec"], first["id"]))
+        lane = (row["backend"], row["queue"], row["spec_key"])
+        first = in_line(*lane).values("id", "spec", "priority", "timeout").first()
+        if first is not None:  # else claimed meanwhile
+            groups.append(Group(*lane, row["due"], first["spec"], first["id"], first["priority"], first["timeout"]))
     return groups
 
 
@@ -250,6 +278,46 @@ def expire() -> int:
         .filter(status=RunStatus.READY, expires_at__lte=Now())
         .update(status=RunStatus.EXPIRED, finished_at=Now(), reason="not started before it expired")
     )
+
+
+def refuse(backend: str, queue: str, spec_key: str, reason: str) -> int:
+    """READY → FAILED for the runs of a spec that Fly refuses and that they chose themselves; how many."""
+    rows = TaskRun.objects.using(sql.alias()).filter(backend=backend, queue=queue, spec_key=spec_key)
+    return rows.filter(status=RunStatus.READY).update(status=RunStatus.FAILED, finished_at=Now(), reason=reason)
+
+
+NO_HEARTBEAT = "it sends no heartbeat"
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A claim that nobody keeps alive, or a cancel that nobody answers."""
+
+    run_id: uuid.UUID
+    epoch: int
+    machine_id: int | None
+    reason: str
+
+
+def silent(cancel_seconds: float) -> list[Silent]:
+    """RUNNING runs past their claim lease, and those that were asked to stop so many seconds ago."""
+    running = TaskRun.objects.using(sql.alias()).filter(status=RunStatus.RUNNING)
+    expired = running.filter(lease_expires_at__lt=Now())
+    deaf = running.filter(cancel_requested_at__lt=Now() - timedelta(seconds=cancel_seconds))
+    found = [Silent(*row, NO_HEARTBEAT) for row in _held(expired)]
+    return found + [Silent(*row, "it does not answer a cancel") for row in _held(deaf)]
+
+
+def _held(rows: QuerySet[TaskRun]) -> list[tuple[uuid.UUID, int, int | None]]:
+    current = rows.filter(attempts__epoch=F("epoch"), attempts__status=AttemptStatus.RUNNING)
+    return list(current.values_list("pk", "epoch", "attempts__machine_id"))
+
+
+def orphaned() -> list[tuple[uuid.UUID, int]]:
+    """(run id, epoch) of attempts that rows say are running on a machine that is gone, or whose row is."""
+    rows = Attempt.objects.using(sql.alias()).filter(status=AttemptStatus.RUNNING)
+    without = rows.filter(Q(machine=None) | Q(machine__status=MachineStatus.GONE))
+    return list(without.values_list("run_id", "epoch"))
 
 
 def why(run: TaskRun) -> str:

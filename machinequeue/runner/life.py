@@ -1,9 +1,11 @@
 """A machine's life: check in, execute what is ready, wait a little for more, leave."""
 
+import itertools
+import logging
 import os
 import secrets
-import select
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +15,17 @@ from typing import Any
 from django.db import DatabaseError, InterfaceError, connections
 
 from machinequeue import conf
-from machinequeue.records import claims, machines, sql
+from machinequeue.records import claims, machines, migrations, profiles, sql
 from machinequeue.records.claims import Claim, Claimant
+from machinequeue.runner import processes
+from machinequeue.runner.news import News
 from machinequeue.runner.output import read_available
 from machinequeue.runner.persist import persist
 from machinequeue.runner.supervisor import Supervisor
 from machinequeue.runner.template import Template
 from machinequeue.telemetry import emit
+
+logger = logging.getLogger("machinequeue.runner")
 
 POLL_FIRST = 0.02
 POLL_LONGEST = 0.25
@@ -60,38 +66,64 @@ class Tally:
         """Store it. What cannot be stored is forgotten: it is an estimate."""
         try:
             for task, seconds in self.runs.items():
-                machines.learn(task, len(seconds), sum(seconds), self.peaks[task] or None)
+                profiles.learn(task, len(seconds), sum(seconds), self.peaks[task] or None)
         except (DatabaseError, InterfaceError):
             connections.close_all()
         self.runs.clear()
+        self.peaks.clear()
 
 
 def live(name: str) -> int:
-    """The whole life of the machine called `name`. Returns the exit code, 0 also when there was nothing to do."""
+    """The whole life of the machine called `name`. Returns the exit code: 0 also when there was nothing to do."""
     os.environ["MACHINEQUEUE_MACHINE"] = name
     os.environ.pop("FLY_API_TOKEN", None)
     stages = {"setup": _since_start()}
     template = Template.start()
+    processes.adopt_orphans()  # of a template that dies
     stop = Stop()
     boot_id = secrets.token_hex(16)
     stages["template"] = _since_start()
     fly_id, region = os.environ.get("FLY_MACHINE_ID", ""), os.environ.get("FLY_REGION", "")
-    checked_in = persist(lambda: machines.check_in(name, boot_id=boot_id, fly_id=fly_id, region=region, stages=stages))
+    try:
+        checked_in = persist(
+            lambda: machines.check_in(name, boot_id=boot_id, fly_id=fly_id, region=region, stages=stages)
+        )
+    except DatabaseError as error:
+        template.close()
+        if not migrations.may_be_missing(error):
+            raise
+        # Nothing is claimed yet: the run waits for the next machine.
+        emit("machine.refused", machine=name, reason=persist(migrations.unapplied) or str(error))
+        return 1
     if checked_in is None:
         # A machine that boots after it was given up finds its work done by another.
         emit("machine.late", machine=name)
+        own = connections[sql.alias()].settings_dict
+        sys.stderr.write(
+            f"No row for machine {name} in database {own['NAME']} at {own.get('HOST') or 'this computer'}: "
+            "it was given up meanwhile, or this is not the dispatcher's database.\n"
+        )
         template.close()
         return 0
     supervisor = Supervisor(
-        template, fly_id or name, lambda: stop.asked, stop.descriptor, isolation=checked_in.isolation
+        template,
+        fly_id or name,
+        lambda: stop.asked,
+        stop.descriptor,
+        isolation=checked_in.isolation,
+        image=checked_in.image,
     )
     machine = _Machine(checked_in, boot_id, supervisor, stop, time.monotonic() + checked_in.life_seconds)
-    reason = machine.work()
+    try:
+        reason, code = machine.work(), 0
+    except Exception as error:
+        logger.exception("The runner of machine %s failed", name)
+        reason, code = f"its runner failed: {type(error).__name__}", 1
     machine.tally.learn()
     persist(lambda: machines.leaves(checked_in.machine_id, boot_id, machine.runs, reason))
     emit("machine.leaves", machine=name, runs=machine.runs, reason=reason)
     template.close()
-    return 0
+    return code
 
 
 def _since_start() -> float:
@@ -101,57 +133,6 @@ def _since_start() -> float:
     except (OSError, IndexError, ValueError):
         return 0.0
     return round(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"), 3)
-
-
-class News:
-    """Notifications that work was enqueued, on the thread's own PostgreSQL connection; on SQLite there are none."""
-
-    def __init__(self, queue: str) -> None:
-        self._queue = queue
-        self._listens_on: Any = None
-        self._came = False
-
-    @property
-    def listening(self) -> bool:
-        return self._listens_on is not None
-
-    def listen(self) -> None:
-        """LISTEN, again when the connection is another than before. To be called before looking for work."""
-        self._came = False
-        connection = sql.connection()
-        if not sql.is_postgresql(connection) or (self._listens_on and connection.connection is self._listens_on):
-            return
-        sql.execute(connection, "LISTEN machinequeue", ())
-        self._listens_on = connection.connection
-        self._listens_on.add_notify_handler(self._note)
-
-    def _note(self, notification: Any) -> None:
-        self._came = self._came or notification.payload == self._queue
-
-    def wait(self, seconds: float, stop_descriptor: int) -> None:
-        """Until something was enqueued in the queue, a signal came, or the time is over."""
-        ends_at = time.monotonic() + seconds
-        # What came in with the answer of the last query is known already.
-        while not self._came and (left := ends_at - time.monotonic()) > 0:
-            listening = self._listens_on is not None and not self._listens_on.closed
-            descriptors = [stop_descriptor, *([self._listens_on.fileno()] if listening else [])]
-            ready, _, _ = select.select(descriptors, [], [], left)
-            if stop_descriptor in ready:
-                read_available(stop_descriptor)
-                return
-            if len(ready) and not self._hear():
-                return  # the connection is broken; the next statement says how
-
-    def _hear(self) -> bool:
-        """Take what the server sent without being asked; False when it cannot be had."""
-        try:
-            self._listens_on.pgconn.consume_input()
-            while (notification := self._listens_on.pgconn.notifies()) is not None:
-                self._came = self._came or notification.extra.decode() == self._queue
-        except Exception:
-            # libpq's errors: whatever it was, looking for work is what finds out.
-            return False
-        return True
 
 
 @dataclass
@@ -169,32 +150,43 @@ class _Machine:
     def __post_init__(self) -> None:
         me = self.checked_in
         self.claimant = Claimant(me.machine_id, self.boot_id, me.backend, me.queue, me.spec_key)
-        self.news = News(me.queue)
+        self.news = News("machinequeue", lambda payload: payload == me.queue)
         self.alone = me.isolation == "machine"
 
     def work(self) -> str:
         """Execute runs until there is a reason to leave; the reason."""
         self.supervisor.template.prepare(self.checked_in.task)
         while not self.stop.asked:
+            self.supervisor.template.listen_within(0)
             claim = self._claim() or self._wait_for_claim()
             if claim is None:
                 break
-            self.tally.add(claim.task, self.supervisor.execute(claim))
+            report = self.supervisor.execute(claim)
+            if report.succeeded:
+                self.tally.add(claim.task, report)
             self.runs += 1
             if self.alone:
                 return "its one run is done"
+            if self.supervisor.outdated:
+                return "its image is not current"
         return "asked to stop" if self.stop.asked else self.reason
 
     def _claim(self) -> Claim | None:
-        lease = self.supervisor.settings.lease_seconds
-        return persist(lambda: claims.claim(self.claimant, lease_seconds=lease, life_seconds=self._life))
+        """The next run. A claim that is tried again may have taken one already, and only its answer was lost."""
+        lease, tries = self.supervisor.settings.lease_seconds, itertools.count()
+
+        def take() -> Claim | None:
+            held = claims.unanswered(self.claimant, lease_seconds=lease) if next(tries) else None
+            return held or claims.claim(self.claimant, lease_seconds=lease, life_seconds=self._life)
+
+        return persist(take)
 
     def _wait_for_claim(self) -> Claim | None:
         """Wait as an idle machine, as long as the queue's policy says. None, and the reason, when that is over."""
         idle_timeout = conf.policy(self.checked_in.backend, self.checked_in.queue).idle_timeout
         ends_at = min(time.monotonic() + idle_timeout, self.ends_at - conf.GRACE_SECONDS)
         waits_since, looked_at, pause = time.monotonic(), -LISTEN_POLL, POLL_FIRST
-        while not self.stop.asked and time.monotonic() < ends_at:
+        while not self.stop.asked and (time.monotonic() < ends_at or self._is_kept()):
             if time.monotonic() - looked_at >= LISTEN_POLL:
                 if reason := persist(partial(self._reason_to_leave, first=looked_at < waits_since)):
                     self.reason = reason
@@ -205,10 +197,19 @@ class _Machine:
                 return claim
             if time.monotonic() - waits_since > LEARN_AFTER:
                 self.tally.learn()
+            longest = LISTEN_POLL if self.news.listening else pause
             left = ends_at - time.monotonic()
-            self.news.wait(min(LISTEN_POLL if self.news.listening else pause, left), self.stop.descriptor)
+            self.news.wait(min(longest, left) if left > 0 else longest, self.stop.descriptor)
+            read_available(self.stop.descriptor)
             pause = min(pause * 1.3, POLL_LONGEST)
         return None
+
+    def _is_kept(self) -> bool:
+        """Whether the queue keeps this machine waiting, though it has been idle for long."""
+        least = conf.policy(self.checked_in.backend, self.checked_in.queue).min_machines
+        if not least or self._life <= 0:
+            return False
+        return persist(lambda: machines.others(self.checked_in.machine_id)) < least
 
     def _reason_to_leave(self, *, first: bool) -> str:
         """Be idle; empty unless there is a reason not to wait on. The first look of a wait asks what is quick."""

@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,15 +21,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.core.management import CommandError
 from django.db import close_old_connections, connections
 from django.utils.module_loading import import_string
 
 from machinequeue.compat import Task, TaskResultStatus, task_backends, task_signals
-from machinequeue.errors import TaskCancelled, TaskInterruption, TaskNotImportable, TaskTimeout
+from machinequeue.errors import CommandFailed, TaskCancelled, TaskInterruption, TaskNotImportable, TaskTimeout
 from machinequeue.lifecycle import AttemptStatus
 from machinequeue.payload import NotStorable, normalize, scrub
 from machinequeue.records.claims import Claim
+from machinequeue.runner import processes
 from machinequeue.runner.channel import Channel, Closed
+from machinequeue.runner.persist import persist
 
 TIMEOUT_SIGNAL = signal.SIGUSR1
 CANCEL_SIGNAL = signal.SIGUSR2
@@ -43,19 +47,24 @@ _INTERRUPTIONS: dict[int, Callable[[], TaskInterruption]] = {
 _TIMES = ("run_after", "enqueued_at", "started_at", "last_attempted_at")
 
 
-def main(end: int, output: int, path: str) -> None:
+def main(end: int, output: int, path: str, *, shared: bool) -> None:
     """Execute the claims that come over the channel `end` until it is closed. Never returns.
 
-    One claim only, unless the queue's isolation is "shared". `path` is the task that the first will likely be.
+    One claim only, unless the process is `shared`. `path` is the task that the first will likely be.
     """
     code = 1
     try:
         _settle_in(output)
+        if not shared:
+            # What it starts stays below it, so that its strays are told from those of the run after it. Where runs
+            # share a process, the template adopts instead: an orphan is a stray, a child may be wanted by the next.
+            processes.adopt_orphans()
         _warm_up(path)
         channel = Channel(socket.socket(fileno=end))
         while True:
             _execute(channel, channel.receive())
             close_old_connections()
+            processes.forget_peak()
     except Closed:
         code = 0  # the supervisor needs this process no more
     except BaseException:
@@ -114,27 +123,62 @@ def unpack(message: dict[str, Any]) -> Claim:
 # Execution ----------------------------------------------------------------------------------------------------------
 
 
+class Voice:
+    """What a task says to the supervisor: whole messages, whichever thread says them and whatever interrupts it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._speaking = False
+        self._held_back: int | None = None
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Raises Closed, and the interruption that came meanwhile."""
+        if threading.current_thread() is not threading.main_thread():
+            with self._lock:
+                self._channel.send(message)
+            return
+        self._speaking = True
+        try:
+            with self._lock:
+                self._channel.send(message)
+        finally:
+            self._speaking = False
+        number, self._held_back = self._held_back, None
+        if number is not None:
+            raise _INTERRUPTIONS[number]()  # noqa: RSE102 - a call that makes one
+
+    def interrupt(self, number: int, frame: Any) -> None:
+        """Handle a signal in the main thread."""
+        if self._speaking:  # half a message would be the last that the supervisor understands
+            self._held_back = number
+        else:
+            raise _INTERRUPTIONS[number]()  # noqa: RSE102 - the same
+
+
 def _execute(channel: Channel, message: dict[str, Any]) -> None:
     claim, worker_id = unpack(message), message["worker_id"]
     begin = time.monotonic()
     stages = {"start": begin - message["claimed"]}
+    children_peak = _children_peak()
     try:
-        task, context = _resolve(claim, worker_id, channel)
+        task = _imported(claim.task)
     except BaseException as error:
         # An import may raise anything, SystemExit too.
-        channel.send({"outcome": _not_importable(claim, error), "stages": stages})
+        channel.send({"outcome": _not_importable(claim, error), "imported": False, "stages": stages})
         channel.receive()
         return
-    backend = task_backends[claim.backend]
+    backend: Any = task_backends[claim.backend]
+    voice = Voice(channel)
+    context = persist(lambda: backend.context_of(claim, worker_id, voice.send))
     result = context.task_result
     task_signals.task_started.send_robust(type(backend), task_result=result)
     called = time.monotonic()
-    outcome = _call(task, context, claim)
+    outcome = _call(task, context, claim, voice)
     stages |= {"prepare": called - begin, "call": time.monotonic() - called}
     sys.stdout.flush()
     sys.stderr.flush()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    channel.send({"outcome": outcome, "stages": stages, "peak_memory_mb": peak // 1024})
+    voice.send({"outcome": outcome, "stages": stages, **_memory(children_peak)})
     recorded = channel.receive()["recorded"]
     if recorded in ("SUCCESSFUL", "FAILED", "CANCELLED"):
         object.__setattr__(result, "run_status", recorded)
@@ -143,12 +187,22 @@ def _execute(channel: Channel, message: dict[str, Any]) -> None:
         task_signals.task_finished.send_robust(type(backend), task_result=result)
 
 
-def _resolve(claim: Claim, worker_id: str, channel: Channel) -> tuple[Any, Any]:
-    task = import_string(claim.task)
+def _imported(path: str) -> Any:
+    task = import_string(path)
     if not isinstance(task, Task):
-        raise TaskNotImportable(f"{claim.task} is a {type(task).__name__}, not a task.")
-    backend: Any = task_backends[claim.backend]
-    return task, backend.context_of(claim, worker_id, channel.send)
+        raise TaskNotImportable(f"{path} is a {type(task).__name__}, not a task.")
+    return task
+
+
+def _children_peak() -> int:
+    return processes.peak_mb(resource.getrusage(resource.RUSAGE_CHILDREN))
+
+
+def _memory(children_before: int) -> dict[str, int]:
+    """The largest that this process was in the run, or one of its children that ended in it; and what it holds now."""
+    own, children = processes.peak_mb(resource.getrusage(resource.RUSAGE_SELF)), _children_peak()
+    peak = max(own, children) if children > children_before else own  # else an earlier run's child was larger
+    return {"peak_memory_mb": peak, "resident_mb": processes.resident_mb()}
 
 
 def _not_importable(claim: Claim, error: BaseException) -> dict[str, Any]:
@@ -165,14 +219,16 @@ def _not_importable(claim: Claim, error: BaseException) -> dict[str, Any]:
     }
 
 
-def _call(task: Any, context: Any, claim: Claim) -> dict[str, Any]:
+def _call(task: Any, context: Any, claim: Claim, voice: Voice) -> dict[str, Any]:
     """Call the function; its outcome as a message. What comes from outside comes as a TaskInterruption."""
     args = [context, *claim.args] if task.takes_context else claim.args
     try:
         if inspect.iscoroutinefunction(task.func):
             value = asyncio.run(_interruptible(task.func, args, claim.kwargs))
         else:
-            value = _interrupted_by_signals(task.func, args, claim.kwargs)
+            for number in _INTERRUPTIONS:
+                signal.signal(number, voice.interrupt)
+            value = task.func(*args, **claim.kwargs)
         return {"value": normalize(value, "the return value")}
     except BaseException as error:
         # SystemExit and KeyboardInterrupt fail a run; they do not end a machine.
@@ -185,15 +241,6 @@ def _call(task: Any, context: Any, claim: Claim) -> dict[str, Any]:
 def _ignore_signals() -> None:
     for number in _INTERRUPTIONS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupted_by_signals(func: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    def interrupt(number: int, frame: Any) -> None:
-        raise _INTERRUPTIONS[number]()  # noqa: RSE102 - a call that makes one
-
-    for number in _INTERRUPTIONS:
-        signal.signal(number, interrupt)
-    return func(*args, **kwargs)
 
 
 async def _interruptible(func: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -211,7 +258,7 @@ async def _interruptible(func: Callable[..., Any], args: list[Any], kwargs: dict
         return await func(*args, **kwargs)
     except asyncio.CancelledError:
         if reasons:
-            raise _INTERRUPTIONS[reasons[0]]() from None  # noqa: RSE102 - the same
+            raise _INTERRUPTIONS[reasons[0]]() from None  # noqa: RSE102 - a call that makes one
         raise
 
 
@@ -233,11 +280,23 @@ def _failure(task: Any, context: Any, error: BaseException) -> dict[str, Any]:
         "remedy": "",
         "retry": isinstance(error, getattr(task, "retry_on", Exception)),
         "delay": None,
+        **_exit(error),
     }
     backoff = getattr(task, "backoff", None)
-    if message["status"] == AttemptStatus.FAILED and message["retry"] and backoff is not None:
+    own = message["status"] in (AttemptStatus.FAILED, AttemptStatus.TIMED_OUT)
+    if own and message["retry"] and backoff is not None:
         message |= _asked_delay(backoff, error, context)
     return message
+
+
+def _exit(error: BaseException) -> dict[str, int | None]:
+    """The exit code, and the signal, that an error tells of: of a management command, or of a task that exits."""
+    match error:
+        case SystemExit(code=int() as code) | CommandError(returncode=int() as code):
+            return {"exit_code": code}
+        case CommandFailed():
+            return {"exit_code": error.exit_code, "signal": error.signal}
+    return {}
 
 
 def _asked_delay(backoff: Callable[..., Any], error: BaseException, context: Any) -> dict[str, Any]:

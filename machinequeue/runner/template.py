@@ -1,7 +1,11 @@
 """The template: a process with Django set up, no thread and no connection, that forks a task process on request.
 
 The supervisor's side is `Template`, the process itself is `_serve`. Requests: `{"fork": n, "preload": path}` with two
-descriptors (the task's channel and output). Answers: `{"forked": n, "pid": ...}`, `{"exited": pid, "status": ...}`.
+descriptors (the task's channel and output), `{"sweep": true}`. Answers: `{"forked": n, "pid": ...}`,
+`{"exited": pid, "status": ..., "peak_mb": ...}`, `{"swept": true}`.
+
+The template adopts whoever loses its parent below it. When it says that a task process has exited, nothing that the
+process started lives any more, in whatever session or group it hid.
 """
 
 import gc
@@ -10,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,8 +23,19 @@ from typing import Any
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from machinequeue.runner import task_process
+from machinequeue.runner import processes, task_process
 from machinequeue.runner.channel import Channel, Closed, pair
+
+CLOSE_SECONDS = 2.0
+"""What the template gets to end by itself; one that imports a module which hangs does not."""
+
+
+class Stuck(Exception):
+    """The template did not fork a process in time, for the module of the task `path` hangs where it is imported."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
 
 
 @dataclass
@@ -27,11 +43,15 @@ class Child:
     """A task process as the supervisor sees it. `pid` is 0 until the template has said it."""
 
     number: int
+    path: str
+    """The task whose module it has imported."""
     channel: Channel
     output: int
     pid: int = 0
     status: int | None = None
-    """Its wait status, once it has ended."""
+    """Its exit code or the negative number of its signal, once it has ended."""
+    peak_mb: int | None = None
+    """Its largest resident size, once it has ended; its own, or that of the largest child that it waited for."""
 
     def close(self) -> None:
         self.channel.close()
@@ -46,6 +66,9 @@ class Template:
     pid: int
     children: dict[int, Child] = field(default_factory=dict)
     """Those that were asked for and have not ended, by number."""
+    shared: bool = False
+    """Whether a process executes several runs."""
+    _swept: bool = False
     _count: int = 0
     _spares: deque[Child] = field(default_factory=deque)
 
@@ -66,20 +89,30 @@ class Template:
         if not self._spares:
             self._spares.append(self._ask(path))
 
-    def take(self, path: str) -> Child:
-        """A process for a run. Raises Closed when the template has died."""
-        self.prepare(path)
-        return self._spares.popleft()
+    def take(self, path: str, seconds: float) -> Child:
+        """A living process for a run, its process id known. Raises Closed when the template has died, Stuck."""
+        ends_at = time.monotonic() + seconds
+        while True:
+            self.prepare(path)
+            child = self._spares.popleft()
+            while not child.pid:
+                if not self.listen_within(ends_at - time.monotonic()):
+                    raise Stuck(child.path)
+            self.listen_within(0)
+            if child.status is None:
+                return child
+            child.close()  # it died while it waited
 
     def _ask(self, path: str) -> Child:
         ours, theirs = pair()
         readable, writable = os.pipe()
         os.set_blocking(readable, False)
         self._count += 1
-        self.channel.send({"fork": self._count, "preload": path}, (theirs.fileno(), writable))
+        request = {"fork": self._count, "preload": path, "shared": self.shared}
+        self.channel.send(request, (theirs.fileno(), writable))
         theirs.close()
         os.close(writable)
-        child = self.children[self._count] = Child(self._count, ours, readable)
+        child = self.children[self._count] = Child(self._count, path, ours, readable)
         return child
 
     def listen(self) -> None:
@@ -87,42 +120,46 @@ class Template:
         for message in self.channel.available():
             if "forked" in message:
                 self.children[message["forked"]].pid = message["pid"]
+            elif "swept" in message:
+                self._swept = True
             else:
                 ended = next((c for c in self.children.values() if c.pid == message["exited"]), None)
                 if ended is not None:
-                    ended.status = message["status"]
+                    ended.status, ended.peak_mb = message["status"], message["peak_mb"]
                     del self.children[ended.number]
-                    kill_group(ended.pid)
 
-    def listen_now(self) -> None:
-        """Read what the template has said, without waiting. Raises Closed."""
-        if select.select([self.channel.fileno()], [], [], 0)[0]:
-            self.listen()
-
-    def wait_pid(self, child: Child) -> None:
-        """Until the template has said the child's process id. Raises Closed."""
-        while not child.pid:
-            self.listen()
+    def listen_within(self, seconds: float) -> bool:
+        """Read what the template says, or has said, within this time; False when it said nothing. Raises Closed."""
+        if not select.select([self.channel.fileno()], [], [], max(seconds, 0.0))[0]:
+            return False
+        self.listen()
+        return True
 
     def wait_exit(self, child: Child) -> None:
         """Until the child has ended. Raises Closed."""
         while child.status is None:
             self.listen()
 
+    def sweep(self) -> None:
+        """End what lost its parent below the template: what a run left behind in a process that others share."""
+        self._swept = False
+        self.channel.send({"sweep": True})
+        while not self._swept:
+            self.listen()
+
     def close(self) -> None:
-        """End the template and every process that it forked."""
+        """End the template and every process below it."""
         for child in self.children.values():
             if child.pid:
-                kill_group(child.pid)
+                processes.kill_group(child.pid)
         self.channel.close()
+        ends_at = time.monotonic() + CLOSE_SECONDS
         with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
-
-
-def kill_group(pid: int, number: int = signal.SIGKILL) -> None:
-    """Signal a task process and all that it started (and did not move to a group of its own)."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+            while not os.waitpid(self.pid, os.WNOHANG)[0]:
+                if time.monotonic() > ends_at:
+                    processes.kill(self.pid)
+                time.sleep(processes.SWEEP_PAUSE)
+        processes.end_strays()  # of a template that died before it could end them
 
 
 # The process itself -------------------------------------------------------------------------------------------------
@@ -137,40 +174,62 @@ def _serve(channel: Channel) -> None:
         end.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakes.fileno())
+    processes.adopt_orphans()
     gc.freeze()
-    children: set[int] = set()
+    family = _Family()
     try:
         while True:
             readable, _, _ = select.select([channel.fileno(), waker.fileno()], [], [])
             if waker.fileno() in readable:
-                _reap(channel, waker, children)
+                _reap(channel, waker, family)
             if channel.fileno() in readable:
                 for message in channel.available():
-                    children.add(_fork(channel, message, (waker, wakes)))
+                    if "fork" in message:
+                        family.helpers |= _preload(message["preload"])
+                        family.tasks.add(_fork(channel, message, (waker, wakes)))
+                    else:
+                        family.end_strays()
+                        channel.send({"swept": True})
     except (Closed, KeyboardInterrupt):
         pass
-    for pid in children:
-        kill_group(pid)
+    for pid in family.tasks:
+        processes.kill_group(pid)
+    processes.end_strays()
     os._exit(0)
 
 
-def _reap(channel: Channel, waker: socket.socket, children: set[int]) -> None:
+@dataclass
+class _Family:
+    """The children that the template means to have. Every other one is an orphan that it adopted: a stray."""
+
+    tasks: set[int] = field(default_factory=set)
+    helpers: set[int] = field(default_factory=set)
+    """What imported modules started."""
+
+    def end_strays(self) -> None:
+        processes.end_strays(self.tasks | self.helpers)
+
+
+def _reap(channel: Channel, waker: socket.socket, family: _Family) -> None:
     with suppress(BlockingIOError):
         waker.recv(4096)
     while True:
         try:
-            pid, status, _ = os.wait4(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        if pid in children:  # else a child that an imported module started
-            children.discard(pid)
-            channel.send({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+        family.helpers.discard(pid)
+        if pid in family.tasks:
+            family.tasks.discard(pid)
+            processes.kill_group(pid)
+            family.end_strays()
+            ended = {"status": os.waitstatus_to_exitcode(status), "peak_mb": processes.peak_mb(usage)}
+            channel.send({"exited": pid, **ended})
 
 
 def _fork(channel: Channel, message: dict[str, Any], wake: tuple[socket.socket, ...]) -> int:
-    _preload(message["preload"])
     end, output = channel.descriptors.popleft(), channel.descriptors.popleft()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -180,7 +239,7 @@ def _fork(channel: Channel, message: dict[str, Any], wake: tuple[socket.socket, 
         channel.close()
         for each in wake:
             each.close()
-        task_process.main(end, output, message["preload"])
+        task_process.main(end, output, message["preload"], shared=message["shared"])
     with suppress(OSError):
         os.setpgid(pid, pid)  # here too, so that the group exists whoever runs first
     os.close(end)
@@ -189,10 +248,16 @@ def _fork(channel: Channel, message: dict[str, Any], wake: tuple[socket.socket, 
     return pid
 
 
-def _preload(path: str) -> None:
-    """Import what the run will need, once for all. What fails here fails again, and is reported, in the run itself."""
-    if path and path.rpartition(".")[0] not in sys.modules:
-        with suppress(Exception, SystemExit):
-            import_string(path)
-        connections.close_all()
-        gc.freeze()
+def _preload(path: str) -> set[int]:
+    """Import what the run will need, once for all; the processes that this started.
+
+    What fails here fails again, and is reported, in the run itself.
+    """
+    if not path or path.rpartition(".")[0] in sys.modules:
+        return set()
+    before = processes.children(os.getpid())
+    with suppress(Exception, SystemExit):
+        import_string(path)
+    connections.close_all()
+    gc.freeze()
+    return set(processes.children(os.getpid())).difference(before)

@@ -1,4 +1,4 @@
-"""Site, dispatcher and emulator together."""
+"""Site, dispatcher and emulator together; with serverless views also the edge."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from machinequeue import conf
+from machinequeue.errors import ConfigurationError
+from machinequeue.serverless import views
 
 END_SECONDS = 15
 
@@ -21,15 +23,23 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("addrport", nargs="?", default="127.0.0.1:8000", help="Address of the site.")
         parser.add_argument("--noreload", action="store_true", help="Do not restart the site when code changes.")
+        parser.add_argument(
+            "--edge-port", type=int, default=8080, help="Port of the edge, which runs when there are serverless views."
+        )
+        parser.add_argument("--rate-limits", action="store_true", help="See mq_emulator.")
+        parser.add_argument("--boot-delay", metavar="create=2..5,start=0.5", help="See mq_emulator.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not conf.settings().api_url.startswith("http://127."):
-            raise CommandError(
-                f"The Machines API is set to {conf.settings().api_url}; mq_dev starts a local one. Unset FLY_API_TOKEN "
-                "and FLY_API_HOSTNAME (with DEBUG on), or set FLY_API_HOSTNAME=http://127.0.0.1:4280."
-            )
+        try:
+            conf.need_local_api("mq_dev", "starts a local one")
+        except ConfigurationError as error:
+            raise CommandError(str(error)) from error
         site = ["runserver", options["addrport"], *(["--noreload"] if options["noreload"] else [])]
-        commands = {"emulator": ["mq_emulator"], "dispatcher": ["mq_dispatcher"], "site": site}
+        emulator = ["mq_emulator", *(["--rate-limits"] if options["rate_limits"] else [])]
+        emulator += ["--boot-delay", options["boot_delay"]] if options["boot_delay"] else []
+        commands = {"emulator": emulator, "dispatcher": ["mq_dispatcher"], "site": site}
+        if views.any_marked():
+            commands["edge"] = ["mq_edge", "--web", "--port", str(options["edge_port"])]
         self.stdout.flush()
         children = {name: self._start(words) for name, words in commands.items()}
         try:

@@ -5,12 +5,14 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from machinequeue import conf
-from machinequeue.dispatch.launch import Launcher
+from machinequeue import conf, schedules
+from machinequeue.containers.driver import Containers
+from machinequeue.dispatch.launch import Launcher, open_client
 from machinequeue.dispatch.service import Dispatcher
 from machinequeue.errors import ConfigurationError
 from machinequeue.machines.client import MachinesClient
-from machinequeue.reconciler import reconcile
+from machinequeue.machines.errors import Unauthorized
+from machinequeue.reconciler import Reconciler
 
 
 class Command(BaseCommand):
@@ -18,8 +20,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         settings = _settings()
-        with MachinesClient(settings.app, token=settings.api_token, base_url=settings.api_url) as client:
-            dispatcher = Dispatcher(Launcher(client), reconcile)
+        with _client() as client:
+            dispatcher = Dispatcher(
+                Launcher(client),
+                Reconciler(),
+                contain=Containers(),
+                enqueue_due=schedules.enqueue_due,
+                keep_schedules=schedules.Keeper(),
+            )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: dispatcher.stop())
             self.stdout.write(f"Dispatcher {dispatcher.name} serves app {settings.app} at {settings.api_url}.")
@@ -28,17 +36,17 @@ class Command(BaseCommand):
         self.stdout.write("Dispatcher ended; machines finish their runs by themselves.")
 
 
+def _client() -> MachinesClient:
+    try:
+        return open_client()
+    except Unauthorized as error:
+        raise CommandError(f"FLY_API_TOKEN: {error.message} {error.advice}") from error
+    except ValueError as error:
+        raise CommandError(f"FLY_API_HOSTNAME (or MACHINEQUEUE['API_URL']): {error}") from error
+
+
 def _settings() -> conf.Settings:
     try:
-        settings = conf.settings()
+        return conf.need("app", "api_token", "image")
     except ConfigurationError as error:
         raise CommandError(str(error)) from error
-    missing = [name for name in ("app", "api_token", "image") if not getattr(settings, name)]
-    if missing:
-        variables = {"app": "FLY_APP_NAME", "api_token": "FLY_API_TOKEN", "image": "FLY_IMAGE_REF"}
-        names = ", ".join(f"{variables[name]} (or MACHINEQUEUE[{name.upper()!r}])" for name in missing)
-        raise CommandError(
-            f"Not set: {names}. On Fly, FLY_APP_NAME and FLY_IMAGE_REF are there by themselves; the token is a secret "
-            "made with `fly tokens create deploy`. For development set DEBUG and run manage.py mq_dev."
-        )
-    return settings
