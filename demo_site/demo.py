@@ -20,8 +20,10 @@ def main() -> int:
     """The exit status: 0 when everything was made and nothing disagrees, 1 when not, 130 after Ctrl-C."""
     options = _options()
     _set_up()
-    from demo_site import journey
+    from demo_site import journey, tour
 
+    if options.serverless:
+        return tour.travel()
     return journey.travel(purchases=options.purchases, file=options.json, serve=options.serve, port=options.port)
 
 
@@ -31,6 +33,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=ROOT / "demo.json", help="where the record of it goes")
     parser.add_argument("--serve", action="store_true", help="keep site and admin running afterwards, until Ctrl-C")
     parser.add_argument("--port", type=int, default=8000, help="of the site (default: 8000, or a free one)")
+    parser.add_argument(
+        "--serverless", action="store_true", help="instead: have a receipt made by a view on a serverless machine"
+    )
     options = parser.parse_args()
     if options.purchases < 1:
         parser.error("--purchases must be at least 1")

@@ -13,7 +13,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.utils.crypto import get_random_string
 
-from demo_site import proof, show
+from demo_site import night, proof, show
 from demo_site.record import Order, record_of, write
 from demo_site.stage import Stage, StageError
 from demo_site.store.models import Product, Purchase
@@ -24,6 +24,7 @@ from machinequeue import enqueue_many
 
 JOURNEY_SECONDS = 300
 LEAVE_SECONDS = 60
+NIGHT_SECONDS = 120
 POLL_SECONDS = 0.25
 
 
@@ -59,6 +60,7 @@ def _travel(purchases: int, file: Path, port: int | None) -> list[str]:
         ]
         write(record, file)
         show.results(record, file, Path(settings.MEDIA_ROOT))
+        problems += night.pass_by(lambda done, what: _wait_until(done, NIGHT_SECONDS, what, stage))
         show.complain(problems)
         if port is not None:
             _serve(stage, port)

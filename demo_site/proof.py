@@ -120,6 +120,9 @@ def _is_ours(pid: int) -> bool:
     if not Path("/proc/self").exists():
         return True
     try:
-        return any(name in words.read_text() for name in ("mq_run", "mq_dispatcher", "runserver", "emulator"))
+        return any(
+            name in words.read_text()
+            for name in ("mq_run", "mq_dispatcher", "runserver", "emulator", "proxy", "gunicorn")
+        )
     except OSError:
         return False

@@ -15,6 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
+from demo_site import buckets
 from machinequeue.machines.emulator import Emulator
 
 APP = "far-ridge-prints"
@@ -30,13 +31,13 @@ class StageError(Exception):
 class Stage:
     """A `with` block in which machines can be launched. It leaves no process behind, however it ends."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, **secrets_of_app: str) -> None:
         self.logs = state_dir / "logs"
         self.emulator = Emulator(
             app=APP,
             token=secrets.token_urlsafe(24),
             images={IMAGE: (settings.BASE_DIR, sys.executable)},
-            secrets=_app_secrets(),
+            secrets=_app_secrets() | secrets_of_app,
             state_dir=state_dir / "emulator",
             rate_limits=True,
         )
@@ -121,8 +122,8 @@ class Stage:
 
 
 def _app_secrets() -> dict[str, str]:
-    """What the app's machines get to know: the database, the place of the files, the key. No Redis and no token."""
-    given = {name: os.environ[name] for name in ("DATABASE_URL",) if os.environ.get(name)}
+    """What the app's machines get to know: database, places of files and backups, the key. No Redis and no token."""
+    given = {name: os.environ[name] for name in ("DATABASE_URL", *buckets.VARIABLES) if os.environ.get(name)}
     return {
         **given,
         "DEMO_STATE_DIR": str(settings.STATE_DIR),

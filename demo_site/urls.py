@@ -8,5 +8,6 @@ from django.views.generic import RedirectView
 urlpatterns = [
     path("", include("demo_site.store.urls")),
     path("admin/", admin.site.urls),
+    path("ht/", include("machinequeue.contrib.health.urls")),
     path("favicon.ico", RedirectView.as_view(url=static("store/favicon.svg"))),
 ]

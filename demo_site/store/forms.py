@@ -1,4 +1,5 @@
 from django import forms
+from django.utils.translation import gettext_lazy as _
 
 from demo_site.store.models import Purchase
 
@@ -12,6 +13,15 @@ class CheckoutForm(forms.ModelForm):
             "customer_email": forms.EmailInput({"autocomplete": "email"}),
             "customer_city": forms.TextInput({"autocomplete": "address-level2"}),
         }
+
+
+class SnippetForm(forms.Form):
+    code = forms.CharField(
+        max_length=10_000,
+        strip=False,
+        label=_("Python"),
+        widget=forms.Textarea({"rows": 14, "spellcheck": "false", "autocapitalize": "off", "class": "code"}),
+    )
 
 
 class QuantityForm(forms.Form):

@@ -7,14 +7,16 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonRe
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.cache import cache_control, cache_page, never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from demo_site.store import basket, ordering
 from demo_site.store.forms import CheckoutForm, QuantityForm
 from demo_site.store.live import State, run_state
 from demo_site.store.models import Product, Purchase, SalesReport
+from demo_site.store.receipts import receipt_pdf
 from demo_site.store.tasks import make_receipt, sales_report
+from machinequeue.serverless import serverless_view
 
 
 @require_GET
@@ -30,6 +32,13 @@ def storefront(request: HttpRequest) -> HttpResponse:
         "basket": basket.lines(request),
     }
     return render(request, "store/storefront.html", context)
+
+
+@require_GET
+@cache_page(300, cache="pages")
+def landing(request: HttpRequest, sku: str) -> HttpResponse:
+    """A print's own page, the same for every visitor: it reads no session, so each web machine can keep it."""
+    return render(request, "store/landing.html", {"product": get_object_or_404(Product, sku=sku)})
 
 
 @require_GET
@@ -92,6 +101,16 @@ def make_receipt_again(request: HttpRequest, token: str) -> HttpResponse:
 def receipt(request: HttpRequest, token: str) -> FileResponse:
     found = get_object_or_404(Purchase, token=token)
     return _file(found.receipt_file, save_as=f"{found.label}.pdf")
+
+
+@serverless_view(memory_mb=512)
+@require_GET
+@never_cache
+def receipt_at_once(request: HttpRequest, token: str) -> HttpResponse:
+    """The receipt, made while the visitor waits: by a serverless machine where there is one."""
+    found = get_object_or_404(Purchase, token=token)
+    content = receipt_pdf(found, list(found.items.select_related("product").order_by("product__sku")))
+    return HttpResponse(content, content_type="application/pdf")
 
 
 @staff_member_required

@@ -50,6 +50,9 @@ async function follow(live) {
       const state = await answer.json();
       show(live, state);
       if (state.finished) {
+        if ("reload" in live.closest("section").dataset) {
+          location.reload();
+        }
         return;
       }
       pause = state.status === "RUNNING" ? WHILE_RUNNING : WHILE_WAITING;
