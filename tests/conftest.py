@@ -1,6 +1,7 @@
 """What the whole run of the tests shares: servers, and databases of its own on them."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -8,12 +9,19 @@ import pytest
 from tests import services
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _scratch() -> Iterator[None]:
-    yield
+def pytest_unconfigure() -> None:
+    """The folder of the settings goes with each process that read them: the one that hands out tests runs none."""
     from django.conf import settings
 
-    shutil.rmtree(settings.SCRATCH, ignore_errors=True)
+    if settings.configured:
+        shutil.rmtree(settings.SCRATCH, ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no worker begins one when the others have nothing left to do."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: what was shuffled stays shuffled
 
 
 @pytest.fixture(autouse=True)

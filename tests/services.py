@@ -24,7 +24,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import redis as redis_client
 
-START_SECONDS = 30.0
+from tests.ports import free_port
+
+START_SECONDS = 60.0
 CLAIM = "machinequeue:tests:claimed-by"
 _numbers = itertools.count(1)
 
@@ -77,7 +79,7 @@ def _running_postgres() -> str | None:
 
 def _postgres_answers(url: str) -> bool:
     try:
-        with psycopg.connect(url, connect_timeout=2) as connection:
+        with psycopg.connect(url, connect_timeout=20) as connection:
             row = connection.execute(
                 "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
             ).fetchone()
@@ -89,7 +91,7 @@ def _postgres_answers(url: str) -> bool:
 def _start_postgres() -> str:
     initdb = _binary("initdb", "postgresql", Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     folder = _folder("postgres")
-    port = _free_port()
+    port = free_port()
     account = _account("postgres")
     commands = initdb.resolve().parent
     subprocess.run(
@@ -143,6 +145,8 @@ def _claim(url: str) -> bool:
     """Whether this database is ours: it holds nothing but our claim, or what a test run that died left behind."""
     with redis_client.Redis.from_url(url, decode_responses=True) as client:
         me = f"{socket.gethostname()} {os.getpid()}"
+        if _is_used(client):
+            return False
         if not client.set(CLAIM, me, nx=True):
             host, _, pid = str(client.get(CLAIM) or "").partition(" ")
             if host != socket.gethostname() or not pid.isdigit() or _alive(int(pid)):
@@ -153,6 +157,13 @@ def _claim(url: str) -> bool:
             return True
         client.delete(CLAIM)
         return False
+
+
+def _is_used(client: "redis_client.Redis") -> bool:
+    """Whether others are connected to this database: a dispatcher of a test run that was killed takes wake-ups."""
+    own = str(client.client_id())
+    number = str(client.client_info()["db"])
+    return any(each["db"] == number and each["id"] != own for each in client.client_list())
 
 
 def _alive(pid: int) -> bool:
@@ -167,7 +178,7 @@ def _alive(pid: int) -> bool:
 
 def _redis_answers(url: str) -> bool:
     try:
-        with redis_client.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as client:
+        with redis_client.Redis.from_url(url, socket_connect_timeout=20, socket_timeout=20) as client:
             return bool(client.ping())
     except redis_client.RedisError:
         return False
@@ -177,7 +188,7 @@ def _start_redis() -> str:
     found = shutil.which("valkey-server")
     server = Path(found) if found else _binary("redis-server", "redis-server", [])
     folder = _folder("redis")
-    port = _free_port()
+    port = free_port()
     options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
     _serve([server, *options], folder, {})
     url = f"redis://127.0.0.1:{port}"
@@ -244,7 +255,7 @@ def _serve(command: list[Path | str], folder: Path, account: dict[str, object]) 
 def _end(server: subprocess.Popen[bytes]) -> None:
     server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown; Redis takes it as a wish to stop as well
     try:
-        server.wait(10)
+        server.wait(60)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
@@ -259,12 +270,6 @@ def _wait(what: str, ready: Callable[[], bool], folder: Path) -> None:
                 f"{what} did not answer within {START_SECONDS:.0f} s of its start. Its log ends: {log}"
             )
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _place(url: str) -> str:

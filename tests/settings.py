@@ -59,10 +59,13 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "machinequeue",
+    "machinequeue.contrib.health",
     "demo_site.store",
 ]
 MIDDLEWARE = [
+    "machinequeue.contrib.health.middleware.HealthCheckMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "machinequeue.serverless.ServerlessMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -22,11 +22,13 @@ from django.test import override_settings
 from machinequeue import wakeups
 from machinequeue.machines.emulator import Emulator
 from machinequeue.models import Dispatcher, Machine, TaskRun
+from tests.ports import free_port
 from tests.waiting import until
 
 WORKSHOP = Path(__file__).parent / "workshop"
 APP, IMAGE, TOKEN = "workshop", "local", "workshop-token-8d1f"
-END_SECONDS = 20
+OLD_IMAGE = "workshop:old"
+END_SECONDS = 60
 
 
 def database_url() -> str:
@@ -71,6 +73,8 @@ class World:
     """The database of dispatchers and machines."""
     idle_seconds: float = 0.0
     """How long machines of the default queue wait for more work."""
+    more: dict[str, str] = field(default_factory=dict)
+    """More environment of every process, machines too."""
     emulator: Emulator = field(init=False)
     processes: list[Process] = field(default_factory=list)
 
@@ -79,16 +83,18 @@ class World:
         self.emulator = Emulator(
             app=APP,
             token=TOKEN,
-            images={IMAGE: (WORKSHOP, sys.executable)},
+            images=dict.fromkeys((IMAGE, OLD_IMAGE), (WORKSHOP, sys.executable)),
             secrets={
                 "DATABASE_URL": self.url,
                 "DJANGO_SETTINGS_MODULE": "tests.workshop.settings",
                 "FLY_API_TOKEN": TOKEN,
                 "WORKSHOP_IDLE": str(self.idle_seconds),
                 "SHOP_SECRET": "a secret of the app",
+                **self.more,
             },
             env={"PATH": os.environ["PATH"]},
             state_dir=self.root / "emulator",
+            port=free_port(),  # which nobody else gets while it is down
         )
 
     def environment(self, **changes: str) -> dict[str, str]:
@@ -104,6 +110,7 @@ class World:
             "FLY_API_TOKEN": TOKEN,
             "FLY_API_HOSTNAME": self.emulator.url,
             "FLY_IMAGE_REF": IMAGE,
+            **self.more,
         }
         return {name: value for name, value in {**base, **changes}.items() if value}
 
@@ -128,7 +135,7 @@ class World:
         """Start a dispatcher, and wait until it serves."""
         process = self.command("mq_dispatcher", **changes)
         until(
-            lambda: process.popen.poll() is not None or "dispatcher.started" in process.said, 30, lambda: process.said
+            lambda: process.popen.poll() is not None or "dispatcher.started" in process.said, 60, lambda: process.said
         )
         assert process.popen.poll() is None, process.said
         return process
@@ -153,10 +160,11 @@ class World:
     def said(self) -> str:
         """The ends of all logs, for a failed wait."""
         logs = [f"--- {each.log.name}\n{each.said[-3000:]}" for each in self.processes]
-        logs += [f"--- {each.name}\n{self.emulator.output(each.fly_id)[-2000:]}" for each in Machine.objects.all()[:5]]
+        machines = sorted((self.emulator.state_dir / "logs").glob("*.log"), key=lambda file: file.stat().st_mtime)
+        logs += [f"--- {each.stem}\n{each.read_text(errors='replace')[-2000:]}" for each in machines[-5:]]
         return "\n".join(logs)
 
-    def finish(self, *results: Any, seconds: float = 30) -> None:
+    def finish(self, *results: Any, seconds: float = 60) -> None:
         """Wait until these runs have finished."""
         for result in results:
             try:
@@ -164,7 +172,7 @@ class World:
             except TimeoutError as error:
                 raise AssertionError(f"{error}\n{self.said()}") from None
 
-    def all_gone(self, seconds: float = 30) -> None:
+    def all_gone(self, seconds: float = 60) -> None:
         """Wait until every machine is gone, by its row, by the API and by the table of processes."""
         until(lambda: not Machine.objects.exclude(status="gone").exists(), seconds, self.said)
         until(lambda: all(each.state == "destroyed" for each in self.emulator.machines()), seconds, self.said)
@@ -172,21 +180,23 @@ class World:
 
 
 @contextlib.contextmanager
-def world(root: Path, redis_url: str, idle_seconds: float = 0.0) -> Iterator[World]:
-    """A world that ends with the block, leaves no process and no row."""
+def world(
+    root: Path, redis_url: str, idle_seconds: float = 0.0, url: str = "", more: dict[str, str] | None = None
+) -> Iterator[World]:
+    """A world that ends with the block, leaves no process and no row. `url` is another way to the database."""
     with contextlib.ExitStack() as exits:
         exits.callback(_forget)
-        made = World(root, redis_url, idle_seconds=idle_seconds)
+        made = World(root, redis_url, url or database_url(), idle_seconds, more or {})
         settings = {"STATE_DIR": str(made.state_dir), "REDIS_URL": redis_url}
         exits.enter_context(override_settings(MACHINEQUEUE=settings))
-        _forget_wakeups()
+        forget_wakeups()
         exits.enter_context(made.emulator)
         yield made
         made.end_dispatchers()
 
 
 def _forget() -> None:
-    _forget_wakeups()
+    forget_wakeups()
     for model in apps.get_app_config("machinequeue").get_models():
         if model is not TaskRun and model is not Dispatcher:
             model._default_manager.all().delete()
@@ -195,7 +205,7 @@ def _forget() -> None:
     connections.close_all()
 
 
-def _forget_wakeups() -> None:
+def forget_wakeups() -> None:
     if wakeups._sender.cache_info().currsize:
         send = wakeups._sender()
         huey = next(cell.cell_contents for cell in send.__closure__ if hasattr(cell.cell_contents, "storage"))  # type: ignore[union-attr]

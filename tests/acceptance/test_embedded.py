@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.waiting import until
 from tests.world import Process, World
 
@@ -14,6 +16,7 @@ def finished(process: Process, seconds: float = 60) -> str:
     return process.said
 
 
+@pytest.mark.slow
 def test_the_journey_without_any_service(tmp_path: Path) -> None:
     world = World(tmp_path, redis_url="", url=f"sqlite://{tmp_path}/workshop.sqlite3")
     with world.emulator:
@@ -25,7 +28,7 @@ def test_the_journey_without_any_service(tmp_path: Path) -> None:
         assert (failed["status"], failed["errors"]) == ("FAILED", ["builtins.ValueError"])
         assert "about to fail" in failed["output"]
         assert report["history"][0]["machine"] != added["history"][0]["machine"], "another size is another machine"
-        until(lambda: all(each.state == "destroyed" for each in world.emulator.machines()), 30)
+        until(lambda: all(each.state == "destroyed" for each in world.emulator.machines()), 60)
         assert all(each.exit_event and each.exit_event.exit_code == 0 for each in world.emulator.machines())
         assert dispatcher.end() == 0
         assert "Traceback" not in dispatcher.said

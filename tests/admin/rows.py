@@ -8,9 +8,9 @@ from typing import Any
 
 from django.db.models import F
 
-from machinequeue.lifecycle import AttemptStatus, Failure
-from machinequeue.models import Attempt, Machine, Queue, TaskRun
-from machinequeue.records import claims, dispatchers, machines, queues, runs
+from machinequeue.lifecycle import AttemptStatus, CircuitKind, Failure
+from machinequeue.models import Attempt, Circuit, Machine, Queue, TaskProfile, TaskRun
+from machinequeue.records import circuits, claims, dispatchers, machines, profiles, queues, runs
 from machinequeue.records.claims import Claim, Claimant, Report
 
 SPEC = {"memory_mb": 2048, "cpus": 2, "cpu_kind": "performance", "regions": ["iad", "us"], "isolation": "process"}
@@ -113,6 +113,19 @@ def lose(held: Held) -> TaskRun:
     )
 
 
+def starve(held: Held, peak_memory_mb: int = 2021) -> TaskRun:
+    """The attempt's process is killed because the machine's memory is full."""
+    failure = Failure(
+        AttemptStatus.OUT_OF_MEMORY,
+        error="machinequeue.errors.RunCrashed",
+        sentence=f"ran out of memory at {held.machine.spec['memory_mb']} MB",
+        remedy="Give the task more memory_mb.",
+    )
+    report = Report(pid=4713, signal=9, peak_memory_mb=peak_memory_mb, seconds=3.1, stages={"fork": 0.004})
+    assert claims.fail(held.run.pk, held.claim.epoch, failure, report)
+    return held.again()
+
+
 def gone(held: Held, exit_code: int = 0) -> Machine:
     event = {"exit_code": exit_code, "signal": -1, "oom_killed": False, "requested_stop": False, "error": ""}
     machines.gone(held.machine, state="destroyed", exit_event=event, reason=f"exit code {exit_code}")
@@ -181,3 +194,28 @@ def one_of_each() -> dict[str, TaskRun]:
 def no_room() -> queues.Wish:
     """Caps under which nothing more is launched."""
     return queues.Wish(app="shop", image="shop:v42", region="", max_of_queue=1, max_of_all=1, life_seconds=999)
+
+
+LOG = "django.core.exceptions.ImproperlyConfigured: SECRET_KEY is missing\nfor the shop, <in> settings.py"
+
+
+def hold_back(run: TaskRun, times: int = 5) -> Circuit:
+    """Machines of the run's spec did not check in so many times; from five on the circuit is open."""
+    image = "registry.fly.io/shop@sha256:7f3c2a91d0e55f5c0d8e8a4f8f0f1d6f2b9d0c8b7a6958473625140f1e2d3c4b"
+    reason = f"machines do not boot: mq-default-1: it ended before it checked in (exit code 1); its log ends: {LOG}"
+    for _ in range(times):
+        circuits.failed(CircuitKind.BOOT, reason, image=image, spec_key=run.spec_key)
+    return Circuit.objects.get(kind=CircuitKind.BOOT, spec_key=run.spec_key)
+
+
+def refuse_token() -> Circuit:
+    """Fly refuses the token, which holds every launch back."""
+    circuits.failed(CircuitKind.TOKEN, "no machine could be created (Unauthorized): token validation error. Renew it.")
+    return Circuit.objects.get(kind=CircuitKind.TOKEN)
+
+
+def learn(task: str = "shop.tasks.make_receipt") -> TaskProfile:
+    """Runs of the task succeeded, and one ran out of memory."""
+    profiles.learn(task, 12, 12 * 1.84, 498)
+    profiles.outgrew(task, {"memory_mb": 512}, 1024)
+    return TaskProfile.objects.get(task=task)

@@ -14,6 +14,7 @@ from playwright.sync_api import ConsoleMessage, Page, Route, expect, sync_playwr
 from machinequeue.models import Dispatcher, Machine, Queue
 from machinequeue.records import claims, runs
 from tests.admin import rows
+from tests.workshop import tasks
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -65,15 +66,18 @@ def _page_of(row: Any) -> str:
     return reverse(f"admin:machinequeue_{row._meta.model_name}_change", args=[row.pk])
 
 
+@pytest.mark.slow
 def test_every_page_opens(page: Page) -> None:
     made = rows.one_of_each()
-    addresses = [
-        reverse(f"admin:machinequeue_{model}_changelist") for model in ("taskrun", "machine", "queue", "dispatcher")
-    ]
-    some: list[Any] = [*made.values(), *Machine.objects.all(), Dispatcher.objects.earliest("pk")]
+    circuit, profile = rows.hold_back(made["ready"]), rows.learn()
+    models = ("taskrun", "machine", "queue", "dispatcher", "circuit", "taskprofile")
+    addresses = [reverse(f"admin:machinequeue_{model}_changelist") for model in models]
+    some: list[Any] = [*made.values(), *Machine.objects.all(), Dispatcher.objects.earliest("pk"), circuit, profile]
     addresses += [_page_of(row) for row in [*some, Queue.objects.get(name="images")]]
     addresses += [
         reverse("admin:machinequeue_taskrun_retry", args=[made["failed"].pk]),
+        reverse("admin:machinequeue_circuit_try_again", args=[circuit.pk]),
+        reverse("admin:machinequeue_taskprofile_forget_memory", args=[profile.pk]),
         reverse("admin:machinequeue_taskrun_history", args=[made["failed"].pk]),
         "/admin/machinequeue/",
     ]
@@ -87,13 +91,16 @@ def test_every_page_opens(page: Page) -> None:
 @pytest.mark.parametrize("width", [1360, 480])
 def test_nothing_sticks_out_of_a_page(page: Page, width: int) -> None:
     made = rows.one_of_each()
+    circuit, profile = rows.hold_back(made["ready"]), rows.learn()
     page.set_viewport_size({"width": width, "height": 900})
     for address in (
         reverse("admin:machinequeue_taskrun_changelist"),
         _page_of(made["failed"]),
         _page_of(made["successful"]),
         _page_of(Machine.objects.latest("pk")),
-        reverse("admin:machinequeue_queue_changelist"),
+        _page_of(circuit),
+        _page_of(profile),
+        *(reverse(f"admin:machinequeue_{model}_changelist") for model in ("queue", "circuit", "taskprofile")),
     ):
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, address
@@ -116,6 +123,49 @@ def test_retry_then_cancel(page: Page) -> None:
     page.click("input[type=submit][value=Cancel]")
     expect(page.locator(".messagelist .success")).to_have_text("1 run was cancelled.")
     assert runs.status(run.pk) == "CANCELLED"
+
+
+def test_from_the_warning_above_the_list_to_another_launch(page: Page) -> None:
+    circuit = rows.hold_back(rows.enqueue())
+    page.goto(reverse("admin:machinequeue_taskrun_changelist"))
+    page.click(".mq-alarms >> text=Machines do not check in")
+    expect(page.locator(".field-reason_text pre")).to_contain_text("SECRET_KEY is missing")
+    page.click(".object-tools >> text=Try again now")
+    expect(page.locator("h1")).to_have_text("Try to launch again now?")
+    page.click("input[type=submit][value='Try again now']")
+    told = "1 launch is tried again as soon as a run waits for it."
+    expect(page.locator(".messagelist .success")).to_have_text(told)
+    circuit.refresh_from_db()
+    assert circuit.next_at <= runs.database_now()
+
+
+@pytest.mark.parametrize("width", [1360, 480])
+def test_a_schedule_is_added_run_and_paused(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(reverse("admin:machinequeue_schedule_add"))
+    page.fill("#id_name", "nightly figures")
+    page.select_option("#id_task", tasks.add.module_path)
+    page.fill("#id_cron", "30 2 * * *")
+    page.select_option("#id_timezone", "Asia/Tokyo")
+    page.fill("#id_args", "[]")
+    page.click("input[name=_continue]")
+    expect(page.locator(".field-args .errorlist")).to_contain_text("missing a required argument: 'a'")
+    page.fill("#id_args", "[1]")
+    page.click("input[name=_continue]")
+    expect(page.locator(".messagelist .success")).to_contain_text("nightly figures")
+    expect(page.locator(".mq-upcoming li")).to_have_count(5)
+    expect(page.locator(".mq-upcoming li").first).to_contain_text("02:30:00 JST")
+    page.click(".object-tools >> text=Run now")
+    page.click("input[type=submit][value='Run now']")
+    expect(page.locator(".messagelist .success")).to_have_text("1 run is enqueued.")
+    expect(page.locator("section[aria-labelledby=mq-ticks]")).to_contain_text("asked for by hand")
+    page.click(".object-tools >> text=Pause")
+    page.click("input[type=submit][value='Pause']")
+    expect(page.locator(".mq-why .mq-badge").first).to_have_text("Paused")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(reverse("admin:machinequeue_schedule_changelist"))
+    expect(page.locator("#result_list")).to_contain_text("nightly figures")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_actions_of_the_list(page: Page) -> None:

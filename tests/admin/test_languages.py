@@ -4,6 +4,7 @@ import gettext
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_the_admin_speaks_german(operator: Client) -> None:
     assert "1 Lauf wird wiederholt." in [str(message) for message in answer.context["messages"]]
 
 
+def test_what_holds_launches_back_is_said_in_german(operator: Client) -> None:
+    rows.hold_back(rows.enqueue())
+    rows.learn()
+    for address, words in {
+        "taskrun": ("Maschinen melden sich nicht", "Starts sind seit", "Nächster Versuch: in"),
+        "circuit": ("Startsperre", "Zurückgehalten", "5 Fehlstarts in Folge", "wartende Läufe"),
+        "taskprofile": ("512 MB waren zu wenig", "Gelernten Speicher vergessen", "1.024 MB"),
+    }.items():
+        text = operator.get(f"/admin/machinequeue/{address}/", headers={"accept-language": "de"}).content.decode()
+        for word in words:
+            assert word.lower() in text.lower(), word
+
+
 def test_numbers_follow_the_language() -> None:
     with translation.override("de"):
         assert wording.duration(4.26) == "4,3 s"
@@ -51,6 +65,17 @@ def test_every_translation_keeps_the_places_of_its_text() -> None:
         said, _, translated = block.partition("\nmsgstr")
         assert not re.search(r'^msgstr(\[\d\])? ""$', block, re.MULTILINE), block
         assert set(re.findall(r"%\(\w+\)\w|%\d*d", said)) == set(re.findall(r"%\(\w+\)\w|%\d*d", translated)), block
+
+
+@pytest.mark.skipif(shutil.which("xgettext") is None, reason="xgettext finds the texts to translate")
+def test_every_text_of_the_code_is_translated(tmp_path: Path) -> None:
+    package = tmp_path / "machinequeue"
+    shutil.copytree(CATALOGUE.parents[2], package, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
+    extract = [sys.executable, "-m", "django", "makemessages", "--locale", "de", "--no-location"]
+    subprocess.run(extract, cwd=package, check=True, capture_output=True)
+    for block in (package / "locale/de/LC_MESSAGES/django.po").read_text().split("\n\n")[1:]:
+        assert "fuzzy" not in block.partition("msgid")[0], block
+        assert not re.search(r'^msgstr(\[\d\])? ""$(?!\n")', block, re.MULTILINE), block
 
 
 @pytest.mark.skipif(shutil.which("msgfmt") is None, reason="msgfmt compiles catalogues")

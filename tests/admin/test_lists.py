@@ -10,14 +10,16 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from machinequeue.admin.readonly import BoundedPaginator
-from machinequeue.models import Machine, Queue, TaskRun
-from machinequeue.records import dispatchers, queues, runs
+from machinequeue.models import Machine, Queue, TaskProfile, TaskRun
+from machinequeue.records import dispatchers, machines, queues, runs
 from tests.admin import rows
 
 RUNS = "/admin/machinequeue/taskrun/"
 MACHINES = "/admin/machinequeue/machine/"
 QUEUES = "/admin/machinequeue/queue/"
 DISPATCHERS = "/admin/machinequeue/dispatcher/"
+CIRCUITS = "/admin/machinequeue/circuit/"
+PROFILES = "/admin/machinequeue/taskprofile/"
 
 
 def page(client: Client, address: str, **filters: Any) -> str:
@@ -40,7 +42,7 @@ def test_every_status_is_a_word(operator: Client) -> None:
     for note in (
         "all 2 attempts are used",
         "the queue is paused",
-        "1 of 1 machines of the queue are in use",
+        "1 of 1 machines busy in queue reports",
         "cancelled before it started",
         "reading purchases of 2025",
         "1 lost",
@@ -115,7 +117,7 @@ def test_search_by_task(operator: Client) -> None:
     assert listed(operator, q="no such 'task%") == set()
 
 
-@pytest.mark.parametrize("address", [RUNS, MACHINES, QUEUES, DISPATCHERS])
+@pytest.mark.parametrize("address", [RUNS, MACHINES, QUEUES, DISPATCHERS, CIRCUITS, PROFILES])
 def test_number_of_queries_does_not_depend_on_rows(operator: Client, address: str) -> None:
     def more(count: int) -> None:
         for number in range(count):
@@ -123,6 +125,8 @@ def test_number_of_queries_does_not_depend_on_rows(operator: Client, address: st
             rows.fail(rows.start(rows.enqueue(max_attempts=1)))
             rows.start(rows.enqueue())
             dispatchers.seen(f"d{number}")
+            rows.hold_back(rows.enqueue())
+            rows.learn(f"shop.a.t{TaskProfile.objects.count()}")
 
     def queries() -> int:
         with CaptureQueriesContext(connection) as captured:
@@ -168,11 +172,21 @@ def test_machines(operator: Client) -> None:
     assert page(operator, MACHINES, q=gone[0].fly_id[:6]).count('class="mq-name"') == 1
 
 
+def test_retiring_machines_say_why(operator: Client) -> None:
+    stays, goes = rows.launch(rows.enqueue()), rows.launch(rows.enqueue())
+    assert machines.retire(goes, "its image is not the current one")
+    text = page(operator, MACHINES)
+    assert re.search(r'<div class="mq-note ">its image is not the current one</div>', text)
+    filtered = page(operator, MACHINES, status__exact="retiring")
+    assert goes.name in filtered
+    assert stays.name not in filtered
+
+
 def test_queues_tell_why_runs_wait(operator: Client) -> None:
     rows.one_of_each()
     text = page(operator, QUEUES)
     assert re.findall(r'mq-badge mq-\w+">(\w+)<', text) == ["Open", "Paused", "Open"]
-    assert text.count("1 of 1 machines of the queue are in use") == 1
+    assert text.count("1 of 1 machines busy in queue reports") == 1
     assert "a machine is being launched" not in text  # of a run that waits no more
 
 

@@ -3,13 +3,14 @@
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.test import Client
 
 from machinequeue.lifecycle import AttemptStatus
-from machinequeue.models import Dispatcher, Machine, Queue, TaskRun
-from machinequeue.records import claims, dispatchers, runs
+from machinequeue.models import Circuit, Dispatcher, Machine, Queue, TaskProfile, TaskRun
+from machinequeue.records import claims, dispatchers, machines, runs
 from tests.admin import rows
 
 
@@ -114,9 +115,46 @@ def test_machine_page(operator: Client) -> None:
     assert "data-mq-live" not in gone
 
 
+def test_a_machine_s_page_tells_when_fly_started_it_and_why_it_retires(operator: Client) -> None:
+    machine = rows.launch(rows.enqueue(), booted=False)
+    assert not re.search(r"Started:.{0,200}20\d\d-", page(operator, machine), re.DOTALL)
+    machines.seen(machine, "started")
+    machine.refresh_from_db()
+    assert re.search(r"Started:.{0,200}20\d\d-\d\d-\d\d \d\d:", page(operator, machine), re.DOTALL)
+    assert "It claims nothing more" not in page(operator, machine)
+    machines.retire(machine, "its image is not the current one")
+    assert "It claims nothing more and goes: its image is not the current one" in page(operator, machine)
+
+
+def test_attempts_that_ran_out_of_memory_say_what_comes_next(operator: Client) -> None:
+    first = rows.start(rows.enqueue(max_attempts=1))
+    spec = {**rows.SPEC, "cpus": 1, "max_memory_mb": 4096}
+    TaskRun.objects.filter(pk=first.run.pk).update(spec=spec)
+    run = rows.starve(first)
+    assert run.spec["memory_mb"] == 4096
+    text = page(operator, run)
+    assert "2,021 MB of 2,048 MB" in text
+    assert "<strong>Then:</strong> It is tried again with 4,096 MB." in text
+    TaskRun.objects.filter(pk=run.pk).update(run_after=run.enqueued_at)
+    run = rows.starve(rows.start(first.again()), 4050)
+    text = page(operator, run)
+    assert "It was tried again with 4,096 MB." in text
+    assert "4,050 MB of 4,096 MB" in text
+    assert "No run of it may have more than 4,096 MB (max_memory_mb)." in text
+    assert text.count("Then:") == 2
+
+
+def test_a_run_that_failed_before_a_machine_claimed_it(operator: Client) -> None:
+    run = rows.enqueue()
+    assert runs.refuse(run.backend, run.queue, run.spec_key, "no such size") == 1
+    text = page(operator, run)
+    assert "no such size" in text
+    assert "No machine claimed it." in text
+
+
 def test_queue_and_dispatcher_pages(operator: Client) -> None:
     rows.one_of_each()
-    assert "1 of 1 machines of the queue are in use" in page(operator, Queue.objects.get(name="reports"))
+    assert "1 of 1 machines busy in queue reports" in page(operator, Queue.objects.get(name="reports"))
     assert "Alive" in page(operator, Dispatcher.objects.earliest("pk"))
 
 
@@ -128,10 +166,21 @@ def test_an_id_of_nothing(operator: Client, text: str, door: str) -> None:
     assert "doesn’t exist. Perhaps it was deleted?" in answer.content.decode()
 
 
-@pytest.mark.parametrize("model", ["taskrun", "machine", "queue", "dispatcher"])
+MODELS: dict[str, Any] = {
+    "taskrun": TaskRun,
+    "machine": Machine,
+    "queue": Queue,
+    "dispatcher": Dispatcher,
+    "circuit": Circuit,
+    "taskprofile": TaskProfile,
+}
+
+
+@pytest.mark.parametrize("model", [*MODELS])
 def test_nothing_can_be_added_changed_or_deleted(operator: Client, model: str) -> None:
-    rows.one_of_each()
-    made = {"taskrun": TaskRun, "machine": Machine, "queue": Queue, "dispatcher": Dispatcher}[model]
+    rows.hold_back(rows.one_of_each()["ready"])
+    rows.learn()
+    made = MODELS[model]
     row = made.objects.exclude(pk__in=Queue.objects.filter(name="").values("pk") if model == "queue" else []).first()
     assert row is not None
     before = made.objects.filter(pk=row.pk).values().get()
@@ -145,7 +194,7 @@ def test_nothing_can_be_added_changed_or_deleted(operator: Client, model: str) -
 
 
 def test_strangers_see_nothing(client: Client, db: None) -> None:
-    for model in ("taskrun", "machine", "queue", "dispatcher"):
+    for model in MODELS:
         assert client.get(f"/admin/machinequeue/{model}/").status_code == 302
     run = rows.enqueue()
     answer = client.post(f"/admin/machinequeue/taskrun/{run.pk}/cancel/")

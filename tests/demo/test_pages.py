@@ -1,6 +1,7 @@
 """The shop's pages: what a visitor sees, and that a page never makes anything itself."""
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,3 +231,20 @@ def test_pages_in_german(client: Client) -> None:
     assert '<html lang="de">' in page
     assert "Wartet auf eine Maschine" in page
     assert "Ihr Beleg" in page
+
+
+def test_a_landing_page_is_made_once_for_all_visitors(
+    settings: Any, tmp_path: Path, django_assert_num_queries: Any
+) -> None:
+    kept = {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": str(tmp_path)}
+    settings.CACHES = {**settings.CACHES, "pages": kept}
+    seed_products()
+    first = Client().get("/prints/GE-301/")
+    assert "max-age=300" in first.headers["Cache-Control"]
+    assert "Cookie" not in first.headers.get("Vary", "")
+    assert not first.cookies
+    with django_assert_num_queries(0):
+        again = Client().get("/prints/GE-301/")
+    assert again.content == first.content
+    assert Product.objects.get(sku="GE-301").name in again.text
+    assert Client().get("/prints/XX-1/").status_code == 404

@@ -89,7 +89,7 @@ def claimed(result: Any) -> Claim:
 def tables(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """The database of the tests for tests that commit: pytest-django makes it only where a test is marked django_db."""
     with django_db_blocker.unblock():
-        there = str(connection.settings_dict["NAME"]) == str(connection.settings_dict["TEST"]["NAME"])
+        there = str(connection.settings_dict["NAME"]).startswith(str(connection.settings_dict["TEST"]["NAME"]))
         made = [] if there else setup_databases(verbosity=0, interactive=False, aliases={"default"})
         yield
         teardown_databases(made, verbosity=0)

@@ -46,6 +46,18 @@ def test_the_settings_of_these_tests_pass() -> None:
             "no entry of TASKS uses it",
         ),
         ({"USE_TZ": False}, "machinequeue.E003", "USE_TZ"),
+        (
+            {"MACHINEQUEUE": {"SERVERLESS_VIEWS": ["reports:show"]}},
+            "machinequeue.E001",
+            "must be a list such as [('reports:show', ['GET'])], not ['reports:show'] (list)",
+        ),
+        *[
+            ({"TASKS": {"default": {"BACKEND": "machinequeue.MachineBackend", **wrong}}}, "machinequeue.E002", says)
+            for wrong, says in (
+                ({"QUEUES": "reports"}, "must be a list of names or a dict of dicts, not 'reports'"),
+                ({"OPTIONS": ["timeout"]}, "['OPTIONS'] must be a dict, not list"),
+            )
+        ],
     ],
 )
 def test_a_wrong_setting_is_a_message_with_a_hint(settings: Any, change: dict[str, Any], id_: str, says: str) -> None:
@@ -76,7 +88,7 @@ def test_sqlite_without_what_several_writers_need_is_told(monkeypatch: pytest.Mo
         settings_dict: dict[str, Any] = {"OPTIONS": {}}
 
     monkeypatch.setattr(checks, "connections", {"default": Connection()})
-    found = {message.id: message for message in checks.check_database()}
+    found = {message.id: message for message in checks.check_sqlite()}
     assert set(found) == {"machinequeue.W001", "machinequeue.W002"}
     assert "IMMEDIATE" in str(found["machinequeue.W001"].hint)
     assert "journal_mode=WAL" in str(found["machinequeue.W002"].hint)
@@ -94,9 +106,37 @@ def test_a_dispatcher_that_lacks_something_says_what_and_where_it_comes_from(
     with pytest.raises(CommandError, match=f"Not set: {missing}") as caught:
         call_command("mq_dispatcher")
     assert "mq_dev" in str(caught.value)
+    if missing != "FLY_IMAGE_REF":
+        with pytest.raises(CommandError, match=f"Not set: {missing}"):
+            call_command("mq_reconcile")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:abc", "http://127.0.0.1:99999"])
+def test_an_address_whose_port_is_none_is_told(settings: Any, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("FLY_API_HOSTNAME", address)
+    settings.MACHINEQUEUE = {}
+    assert f"is no address, as https://api.machines.dev and http://127.0.0.1:4280 are: {address!r}" in str(
+        messages()["machinequeue.E001"].msg
+    )
+    for command in ("mq_emulator", "mq_edge", "mq_dev", "mq_dispatcher", "mq_reconcile"):
+        with pytest.raises(CommandError, match="FLY_API_HOSTNAME"):
+            call_command(command)
 
 
 def test_a_dispatcher_with_wrong_settings_does_not_start(settings: Any) -> None:
     settings.MACHINEQUEUE = {"MAX_MACHINE": 3}
     with pytest.raises(CommandError, match="Did you mean 'MAX_MACHINES'"):
         call_command("mq_dispatcher")
+
+
+@pytest.mark.django_db
+def test_more_machines_than_the_database_has_connections_for_are_told(settings: Any) -> None:
+    if connections["default"].vendor == "sqlite":
+        pytest.skip("a file has no connections to run out of")
+    settings.MACHINEQUEUE = {"MAX_MACHINES": 100_000}
+    [message] = checks.check_connections()
+    assert message.id == "machinequeue.W004"
+    assert "100000 machines may hold 300000 database connections" in str(message.msg)
+    assert "DATABASE_CONNECTIONS" in str(message.hint)
+    settings.MACHINEQUEUE = {"MAX_MACHINES": 100_000, "DATABASE_CONNECTIONS": 30}
+    assert checks.check_connections() == []

@@ -22,12 +22,12 @@ def started(gate: Path) -> list[int]:
 def test_a_machine_that_dies_gives_its_run_to_another(shop: World, tmp_path: Path, how: str) -> None:
     gate = tmp_path / "gate"
     result = tasks.wait_for.enqueue(str(gate))
-    [pid] = until(lambda: started(gate), 20, shop.said)
+    [pid] = until(lambda: started(gate), 60, shop.said)
     result.refresh()
     [first] = result.worker_ids
     with shop.emulator.client() as client:
         client.destroy(first, force=True) if how == "destroyed" else client.signal(first, "SIGKILL")
-    until(lambda: not psutil.pid_exists(pid), 10)
+    until(lambda: not psutil.pid_exists(pid), 60)
     gate.touch()
     shop.finish(result)
     assert result.return_value == "the gate is open"
@@ -43,18 +43,18 @@ def test_a_machine_that_dies_gives_its_run_to_another(shop: World, tmp_path: Pat
 def test_a_machine_that_is_stopped_releases_its_run(shop: World, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     result = tasks.wait_for.enqueue(str(gate))
-    until(lambda: started(gate), 20, shop.said)
+    until(lambda: started(gate), 60, shop.said)
     result.refresh()
     with shop.emulator.client() as client:
         client.stop(result.worker_ids[0])
-    until(lambda: len(started(gate)) == 2, 30, shop.said)
+    until(lambda: len(started(gate)) == 2, 60, shop.said)
     gate.touch()
     shop.finish(result)
     assert [each["status"] for each in result.history] == ["interrupted", "succeeded"]
     stopped = Machine.objects.get(fly_id=result.worker_ids[0])
-    until(lambda: Machine.objects.get(pk=stopped.pk).status == "gone", 20, shop.said)
+    until(lambda: Machine.objects.get(pk=stopped.pk).status == "gone", 60, shop.said)
     stopped.refresh_from_db()
-    assert (stopped.exit_event or {})["exit_code"] == 0
+    assert (stopped.exit_event or {})["exit_code"] == 0, shop.emulator.output(stopped.fly_id)
     assert stopped.reason == "asked to stop"
 
 
@@ -67,7 +67,7 @@ def test_a_machine_without_a_row_that_names_us_is_destroyed_and_a_stranger_is_no
         other = _sleeper(client, "web-1", {"fly_process_group": "app"})
         other_site = _sleeper(client, "mq-other", {"mq_machine": "mq-other", "mq_site": "another-site"})
         keep = tasks.add.enqueue(1)
-        until(lambda: client.get(leaked).state == "destroyed", 20, shop.said)
+        until(lambda: client.get(leaked).state == "destroyed", 60, shop.said)
         shop.finish(keep)
         for each in (other, other_site):
             assert client.get(each).state == "started"

@@ -10,7 +10,7 @@ from django.db import connections
 from django.utils import timezone
 
 from machinequeue.models import Attempt, Machine, Queue, TaskProfile
-from machinequeue.records import dispatchers, machines, queues, runs
+from machinequeue.records import dispatchers, machines, profiles, queues, runs
 from tests.integration.conftest import WISH, check_in, claim
 from tests.workshop import tasks
 
@@ -56,6 +56,22 @@ def test_any_number_of_dispatchers_reserve_once_for_the_same_demand(
     assert len(set(Machine.objects.values_list("name", flat=True))) == expected
 
 
+def test_a_run_that_is_claimed_while_machines_are_counted_gets_no_second_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks.add.enqueue(1)
+    group = only_group()
+    [machine] = queues.reserve(group, WISH).machines
+    by, count = check_in(machine), queues._supply
+
+    def claimed_meanwhile(*args: Any) -> Any:
+        assert claim(by) is not None
+        return count(*args)
+
+    monkeypatch.setattr(queues, "_supply", claimed_meanwhile)
+    assert queues.reserve(group, WISH).machines == []
+
+
 @pytest.mark.django_db(transaction=True)
 def test_the_cap_over_all_queues_holds_across_queues() -> None:
     for task in (tasks.add, tasks.warm, tasks.alone, tasks.report):
@@ -99,7 +115,7 @@ def test_the_reason_why_a_run_waits_is_written_where_it_is_decided() -> None:
     assert result.why() == "waiting: 1 machine is booting"
     tasks.add.enqueue(2)
     queues.reserve(only_group(), replace(WISH, max_of_queue=1))
-    assert result.why() == "waiting: 1 of 1 machines of the queue are in use"
+    assert result.why() == "waiting: 1 of 1 machines busy in queue default"
 
 
 def test_a_failed_launch_says_why_pauses_the_queue_and_fails_no_run() -> None:
@@ -160,8 +176,8 @@ def test_runs_that_want_a_machine_for_themselves_get_one_each_however_short() ->
 
 
 def test_profiles_are_learned_from_runs() -> None:
-    machines.learn("a.task", 2, 4.0, 100)
-    machines.learn("a.task", 40, 400.0, None)
+    profiles.learn("a.task", 2, 4.0, 100)
+    profiles.learn("a.task", 40, 400.0, None)
     profile = TaskProfile.objects.get()
     assert (profile.runs, profile.peak_memory_mb) == (42, 100)
     assert profile.run_seconds == pytest.approx(6.0)
@@ -266,13 +282,18 @@ def test_a_check_in_that_overtakes_the_answer_of_the_create_call_is_not_undone()
 def test_a_machine_that_never_checks_in_is_overdue() -> None:
     tasks.add.enqueue(1)
     [machine] = queues.reserve(only_group(), WISH).machines
-    assert machines.overdue(60) == []
+    assert machines.unborn(60) == []
     Machine.objects.update(requested_at=timezone.now() - datetime.timedelta(seconds=61))
-    assert machines.overdue(60) == [machine]
+    assert machines.unborn(60) == [(machine, -1.0)]
+    machines.seen(machine, "started")
+    [(late, seconds)] = machines.unborn(600)
+    assert late == machine
+    assert 0 <= seconds < 55
     check_in(machine)
-    assert machines.overdue(60) == []
+    assert machines.unborn(60) == []
+    assert machines.overdue() == []
     Machine.objects.update(deadline_at=timezone.now() - datetime.timedelta(seconds=1))
-    assert machines.overdue(60) == [machine]
+    assert machines.overdue() == [machine]
 
 
 def test_a_reservation_whose_dispatcher_died_is_found() -> None:

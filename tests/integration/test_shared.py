@@ -16,7 +16,7 @@ def test_runs_share_a_process_until_one_breaks_it(empty_shop: World) -> None:
         # One at a time, for a machine that waits: a busy one would be given company.
         result = task.using(**shared).enqueue(*args)
         empty_shop.finish(result)
-        until(lambda: Machine.objects.filter(status="idle").exists(), 20, empty_shop.said)
+        until(lambda: Machine.objects.filter(status="idle").exists(), 60, empty_shop.said)
         return result
 
     def pid(result: Any) -> int:

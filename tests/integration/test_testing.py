@@ -107,3 +107,11 @@ def test_the_dummy_backend_notes_and_executes_nothing(settings: Any) -> None:
     [result] = default_task_backend.results
     assert (result.args, str(result.status)) == (["never raised"], "READY")
     default_task_backend.clear()
+
+
+@pytest.mark.django_db
+def test_run_tasks_keeps_checkpoints_between_attempts() -> None:
+    result = tasks.fails_after_saving.enqueue()
+    assert run_tasks() == 2
+    result.refresh()
+    assert (result.return_value, result.attempts) == ([1, "é", None], 2)

@@ -2,7 +2,6 @@
 
 import datetime
 import signal
-import socket
 from pathlib import Path
 
 import psycopg
@@ -11,7 +10,10 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from machinequeue.models import Dispatcher, Machine, Queue
+from machinequeue.records import machines
 from tests import services
+from tests.integration.conftest import reserved
+from tests.ports import free_port
 from tests.waiting import until
 from tests.workshop import tasks
 from tests.world import World
@@ -24,10 +26,8 @@ def started(gate: Path) -> list[int]:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """A port where nobody listens yet."""
+    return free_port()
 
 
 # Dispatchers --------------------------------------------------------------------------------------------------------
@@ -38,15 +38,16 @@ def test_a_dispatcher_ends_gracefully_and_its_machines_go_on(empty_shop: World, 
     dispatcher = empty_shop.dispatcher()
     gate = tmp_path / "gate"
     result = tasks.wait_for.enqueue(str(gate))
-    until(lambda: started(gate), 20, empty_shop.said)
+    until(lambda: started(gate), 60, empty_shop.said)
     assert dispatcher.end(number) == 0
     assert "Traceback" not in dispatcher.said
     assert "machines finish their runs by themselves" in dispatcher.said
     assert not Dispatcher.objects.exists(), "another may lead at once"
     gate.touch()
     empty_shop.finish(result)
+    until(lambda: Machine.objects.get().status == "retiring", 60, empty_shop.said)
     waiting = tasks.add.enqueue(1)
-    until(lambda: "no dispatcher is running (none was ever seen)" in waiting.why(), 5, waiting.why)
+    until(lambda: "no dispatcher is running (none was ever seen)" in waiting.why(), 60, waiting.why)
 
     empty_shop.dispatcher()
     empty_shop.finish(waiting)
@@ -56,7 +57,7 @@ def test_what_a_killed_dispatcher_leaves_another_picks_up(empty_shop: World, tmp
     dispatcher = empty_shop.dispatcher()
     gate = tmp_path / "gate"
     result = tasks.wait_for.enqueue(str(gate))
-    until(lambda: started(gate), 20, empty_shop.said)
+    until(lambda: started(gate), 60, empty_shop.said)
     dispatcher.popen.kill()
     dispatcher.popen.wait()
     later = tasks.add.enqueue(1)
@@ -93,7 +94,7 @@ def test_without_redis_runs_flow_by_the_clock(empty_shop: World, closed_port: in
 def test_while_the_api_is_down_runs_wait_and_say_so(empty_shop: World, tmp_path: Path, closed_port: int) -> None:
     empty_shop.dispatcher(FLY_API_HOSTNAME=f"http://127.0.0.1:{closed_port}")
     result = tasks.add.enqueue(2, 2)
-    until(lambda: "no machine could be created (Unreachable)" in result.why(), 20, result.why)
+    until(lambda: "no machine could be created (Unreachable)" in result.why(), 60, result.why)
     result.refresh()
     assert (result.run_status, result.attempts) == ("READY", 0)
 
@@ -118,7 +119,7 @@ def test_with_a_wrong_token_or_image_runs_wait_and_flow_when_it_is_mended(
 ) -> None:
     dispatcher = empty_shop.dispatcher(**wrong)
     result = tasks.add.enqueue(2, 2)
-    until(lambda: says[0] in result.why(), 20, lambda: (result.why(), empty_shop.said()))
+    until(lambda: says[0] in result.why(), 60, lambda: (result.why(), empty_shop.said()))
     assert says[1] in result.why()
     assert "not-the-token-5b" not in result.why() + dispatcher.said
     result.refresh()
@@ -137,7 +138,7 @@ def test_a_database_that_is_away_for_a_moment_costs_no_run(empty_shop: World, tm
     dispatcher = empty_shop.dispatcher()
     gate = tmp_path / "gate"
     running = tasks.wait_for.enqueue(str(gate))
-    until(lambda: started(gate), 20, empty_shop.said)
+    until(lambda: started(gate), 60, empty_shop.said)
     waiting = tasks.add.using(queue_name="reports").enqueue(1, 1)
     name = connection.settings_dict["NAME"]
     connections.close_all()
@@ -146,9 +147,27 @@ def test_a_database_that_is_away_for_a_moment_costs_no_run(empty_shop: World, tm
         try:
             server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
             gate.touch()
-            until(lambda: "database.unreachable" in dispatcher.said, 20, lambda: dispatcher.said)
+            until(lambda: "database.unreachable" in dispatcher.said, 60, lambda: dispatcher.said)
         finally:
             server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')  # type: ignore[arg-type]
     empty_shop.finish(running, waiting)
     assert (running.return_value, running.attempts, waiting.return_value) == ("the gate is open", 1, 2)
     assert dispatcher.popen.poll() is None
+
+
+# Too late -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("woken")
+@pytest.mark.parametrize("why", ["given up", "unknown"])
+def test_a_machine_that_boots_after_it_was_given_up_exits_without_running(empty_shop: World, why: str) -> None:
+    result = tasks.add.enqueue(1, 1)
+    machine = reserved(result)
+    machines.gone(machine, state="destroyed", exit_event=None)
+    name = machine.name if why == "given up" else "mq-nobody"
+    late = empty_shop.command("mq_run", name)
+    assert late.popen.wait(60) == 0, late.said
+    assert "machine.late" in late.said
+    assert f"No row for machine {name} in database {connections['default'].settings_dict['NAME']} at " in late.said
+    result.refresh()
+    assert (result.run_status, result.attempts) == ("READY", 0)

@@ -1,6 +1,9 @@
 """Settings: one table, read from a dict and the environment, wrong values told in sentences."""
 
-from typing import Any
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -100,8 +103,28 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert read({}, {"FLY_APP_NAME": "", "REDIS_URL": ""})[0].app == ""
 
 
-def test_an_address_without_a_scheme_is_https() -> None:
-    assert read({"API_URL": "api.example.net"})[0].api_url == "https://api.example.net"
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("api.example.net", "https://api.example.net"),
+        ("_api.internal:4280", "http://_api.internal:4280"),
+        ("127.0.0.1:4280/", "http://127.0.0.1:4280"),
+        ("localhost:4280", "http://localhost:4280"),
+        ("http://[no-address", "http://[no-address"),
+    ],
+)
+def test_an_address_without_a_scheme_is_https_unless_it_is_a_private_one(given: str, meant: str) -> None:
+    assert read({"API_URL": given})[0].api_url == meant
+
+
+@pytest.mark.parametrize(
+    ("url", "rate"), [("https://api.machines.dev", 1.0), ("http://127.0.0.1:4280", 0.0), ("http://[::1]:4280", 0.0)]
+)
+def test_the_rate_of_calls_is_fly_s_unless_the_api_is_on_loopback(url: str, rate: float) -> None:
+    assert read({"API_URL": url})[0].api_rate == rate
+    assert read({"API_URL": url, "API_RATE": 3})[0].api_rate == 3
+    assert "must be at least 0" in read({"API_RATE": -1})[1][0]
+    assert "Did you mean 'API_RATE'?" in read({"API_RATES": 1})[1][0]
 
 
 def test_with_debug_and_no_token_the_emulator_is_meant() -> None:
@@ -139,6 +162,29 @@ def test_every_declared_setting_has_a_sentence_and_every_unit_is_named() -> None
     for table in (conf.Settings, conf.Policy):
         for declared in table.__dataclass_fields__.values():
             assert declared.metadata["help"].endswith("."), declared.name
+
+
+SETTINGS_PAGE = Path(__file__).parents[2] / "docs/reference/settings.md"
+
+
+@pytest.mark.parametrize("table", [conf.Settings, conf.Policy])
+def test_the_page_of_settings_says_what_is_declared_in_that_order(table: Any) -> None:
+    every_row = re.findall(r"^\| (`.*) \|$", SETTINGS_PAGE.read_text(), re.MULTILINE)
+    rows = [row for row in every_row if row.split("`")[1].isupper() == (table is conf.Settings)]
+    assert rows == [" | ".join(_cells(table, declared)) for declared in dataclasses.fields(table)]
+
+
+def _cells(table: Any, declared: dataclasses.Field[Any]) -> list[str]:
+    wanted, meta = get_type_hints(table)[declared.name], declared.metadata
+    kind = str(wanted) if get_origin(wanted) else wanted.__name__
+    default = getattr(table(), declared.name)
+    shown = "" if default == "" else f"`{default!r}`"
+    if table is conf.Settings:
+        variable = f"`{meta['env']}`" if meta["env"] else ""
+        return [f"`{declared.name.upper()}`", kind, shown, variable, meta["help"]]
+    star = " *" if declared.name in conf.TASK_OPTIONS else ""
+    choices = f" One of {', '.join(meta['choices'])}." if meta["choices"] else ""
+    return [f"`{declared.name}`{star}", kind, shown, meta["help"] + choices]
 
 
 # Policies -----------------------------------------------------------------------------------------------------------

@@ -69,5 +69,5 @@ def test_busy_machines_count_only_when_their_runs_are_shorter_than_a_boot() -> N
 
 
 def test_the_reason_names_the_cap_that_holds() -> None:
-    assert planned(3, Supply(busy=10, of_queue=10, of_all=10)).reason == "10 of 10 machines of the queue are in use"
-    assert planned(3, Supply(of_queue=0, of_all=20)).reason == "20 of 20 machines in all are in use"
+    assert planned(3, Supply(busy=10, of_queue=10, of_all=10)).reason == "10 of 10 machines busy in queue default"
+    assert planned(3, Supply(of_queue=0, of_all=20)).reason == "20 of 20 machines busy in all queues"

@@ -7,14 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machinequeue import lifecycle
-from machinequeue.lifecycle import INFRASTRUCTURE_BUDGET, AttemptStatus, Failure, RunStatus, after_failure
+from machinequeue.lifecycle import (
+    INFRASTRUCTURE_BUDGET,
+    AttemptStatus,
+    CircuitKind,
+    Failure,
+    Room,
+    RunStatus,
+    after_failure,
+)
 
 
 def decide(status: AttemptStatus, /, **given: Any) -> lifecycle.Decision:
     charged = {name: given.pop(name, 0) for name in ("task_attempts", "lost_attempts")}
     allowed, cancelled = given.pop("max_attempts", 3), given.pop("cancelled", False)
+    room = given.pop("room", Room())
     failure = Failure(status, sentence="it broke", **given)
-    return after_failure(failure, **charged, max_attempts=allowed, cancelled=cancelled, rng=lambda: 1.0)
+    return after_failure(failure, **charged, max_attempts=allowed, cancelled=cancelled, room=room, rng=lambda: 1.0)
 
 
 TABLE: list[tuple[str, AttemptStatus, dict[str, Any], RunStatus, int, int, float]] = [
@@ -27,7 +36,19 @@ TABLE: list[tuple[str, AttemptStatus, dict[str, Any], RunStatus, int, int, float
     ("an error with the task's own delay", AttemptStatus.FAILED, {"delay": 42.0}, RunStatus.READY, 1, 0, 42),
     ("a negative delay", AttemptStatus.FAILED, {"delay": -1.0}, RunStatus.READY, 1, 0, 0),
     ("a timeout is final", AttemptStatus.TIMED_OUT, {}, RunStatus.FAILED, 1, 0, 0),
-    ("out of memory", AttemptStatus.OUT_OF_MEMORY, {}, RunStatus.READY, 1, 0, 5),
+    ("a timeout that the task wants retried", AttemptStatus.TIMED_OUT, {"retry": True}, RunStatus.READY, 1, 0, 5),
+    ("out of memory with room", AttemptStatus.OUT_OF_MEMORY, {"room": Room(512, 1024)}, RunStatus.READY, 0, 0, 5),
+    ("out of memory without", AttemptStatus.OUT_OF_MEMORY, {"room": Room(1024, None)}, RunStatus.FAILED, 1, 0, 0),
+    ("nobody's fault", AttemptStatus.INTERRUPTED, {"charged": False}, RunStatus.READY, 0, 0, 0),
+    (
+        "nobody's fault, cancelled",
+        AttemptStatus.FAILED,
+        {"charged": False, "cancelled": True},
+        RunStatus.CANCELLED,
+        0,
+        0,
+        0,
+    ),
     ("a lost machine", AttemptStatus.LOST, {}, RunStatus.READY, 0, 1, 0),
     ("a lost machine, one attempt allowed", AttemptStatus.LOST, {"max_attempts": 1}, RunStatus.READY, 0, 1, 0),
     ("an interrupted machine", AttemptStatus.INTERRUPTED, {"task_attempts": 1}, RunStatus.READY, 1, 1, 0),
@@ -140,3 +161,30 @@ def test_no_status_is_a_trap_and_success_is_final() -> None:
             assert lifecycle.TRANSITIONS[status] & lifecycle.FINISHED
     assert not lifecycle.may(RunStatus.READY, RunStatus.SUCCESSFUL), "nothing succeeds without being claimed"
     assert not lifecycle.may(RunStatus.RUNNING, RunStatus.EXPIRED), "what has started does not expire"
+
+
+def test_every_way_of_ending_has_a_rule() -> None:
+    ends = set(AttemptStatus) - {AttemptStatus.RUNNING, AttemptStatus.SUCCEEDED}
+    assert set(lifecycle.RULES) == ends
+    assert set(lifecycle.PATIENCE) == set(CircuitKind)
+
+
+def test_out_of_memory_says_what_comes_next() -> None:
+    decision = decide(AttemptStatus.OUT_OF_MEMORY, room=Room(512, 1024))
+    assert decision.bigger
+    assert decision.reason == "it broke; retrying with 1024 MB in 5 s"
+    assert not decide(AttemptStatus.OUT_OF_MEMORY, room=Room(1024, None)).bigger
+
+
+@pytest.mark.parametrize(
+    ("kind", "failures", "is_open", "seconds"),
+    [
+        (CircuitKind.BOOT, 1, False, 5.0),
+        (CircuitKind.BOOT, 4, False, 40.0),
+        (CircuitKind.BOOT, 5, True, 600.0),
+        (CircuitKind.BOOT, 50, True, 600.0),
+        (CircuitKind.TOKEN, 1, True, 30.0),
+    ],
+)
+def test_a_circuit_opens_after_some_failures(kind: CircuitKind, failures: int, is_open: bool, seconds: float) -> None:
+    assert lifecycle.pause(kind, failures, rng=lambda: 1.0) == (is_open, seconds)

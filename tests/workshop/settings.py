@@ -1,5 +1,6 @@
 """A small project whose tasks run on machines in the tests. Everything it needs comes by environment."""
 
+import json
 import os
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,6 +31,7 @@ def _database(url: str) -> dict[str, Any]:
     }
 
 
+ALLOWED_HOSTS = ["127.0.0.1"]
 SECRET_KEY = "only for tests"
 USE_TZ = True
 ROOT_URLCONF = "tests.workshop.urls"
@@ -65,7 +67,13 @@ TEMPLATES = [
 # How long machines of the default queue wait for more: tests that look at many runs need not boot one for each.
 DEFAULT_QUEUE = {"idle_timeout": float(os.environ.get("WORKSHOP_IDLE", "0"))}
 TASKS = {"default": {"BACKEND": "machinequeue.MachineBackend", "QUEUES": {**QUEUES, "default": DEFAULT_QUEUE}}}
-MACHINEQUEUE = {"HEARTBEAT_SECONDS": 1, "LEASE_SECONDS": 5, "STATE_DIR": os.environ.get("WORKSHOP_STATE", "")}
+MACHINEQUEUE = {
+    "HEARTBEAT_SECONDS": 1,
+    "LEASE_SECONDS": 5,
+    "LEAKED_SECONDS": 1,
+    "STATE_DIR": os.environ.get("WORKSHOP_STATE", ""),
+    **json.loads(os.environ.get("WORKSHOP_SETTINGS", "{}")),
+}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

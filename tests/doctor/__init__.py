@@ -1,0 +1,1 @@
+"""The doctor: each examination on what it really finds."""

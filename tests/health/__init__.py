@@ -1,0 +1,1 @@
+"""Health and metrics: every failure really made."""
