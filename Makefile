@@ -4,15 +4,19 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean constraints chromium
+.PHONY: help demo test check format mutants bench soak clean constraints chromium
 
 VENV ?= .venv
 PYTHON_VERSION ?= 3.13
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= backups,demo,metrics,postgres,redis
+EXTRAS ?= backups,demo,health,metrics,postgres,redis
 GROUP ?= dev
 PYTHON := $(VENV)/bin/python
 ARGS ?=
+MINUTES ?= 10
+# Tests mostly wait for processes, so there may be more workers than cores. A file's tests stay together,
+# and the slow files come first (tests/conftest.py).
+WORKERS ?= 4
 
 # A `uv` on PATH may be a shim with nothing behind it, so it is asked for its version before it is trusted.
 UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .tools/bin/uv; fi)
@@ -26,7 +30,7 @@ demo: $(VENV)/.demo-installed ## run the store: 50 receipts and a sales report, 
 	$(PYTHON) -m demo_site.demo $(ARGS)
 
 test: $(VENV)/.test-installed chromium ## run the tests; PostgreSQL, Redis and Chromium are found, started or installed
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.test-installed ## lint, format, types, import contracts, missing migrations
 	$(VENV)/bin/ruff check .
@@ -39,8 +43,14 @@ format: $(VENV)/.test-installed ## let ruff mend and format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+mutants: $(VENV)/.test-installed ## break the code on purpose, in many ways, and see that the tests catch each
+	$(PYTHON) -m tests.mutants $(ARGS)
+
 bench: $(VENV)/.bench-installed ## measure, as ratios to what cannot be beaten
 	$(PYTHON) -m benchmarks $(ARGS)
+
+soak: $(VENV)/.test-installed ## kill at random for MINUTES=10, and see that nothing is lost (ARGS="--seed 7")
+	$(PYTHON) -m tests.crash.soak --minutes $(MINUTES) $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf .tools .venv .venv-3.12 .machinequeue .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache demo.json
