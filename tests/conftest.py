@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,26 @@ def _language_of_the_settings() -> Iterator[None]:
     from django.utils import translation
 
     translation.deactivate()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_row_is_left_behind(django_db_blocker: Any) -> Iterator[None]:
+    """What one file left in the database would fail another file's tests, in some orders and not in others."""
+    yield
+    from django.apps import apps
+    from django.db import connection
+
+    name, of_tests = (str(of["NAME"]) for of in (connection.settings_dict, connection.settings_dict["TEST"]))
+    if not name.startswith(of_tests):
+        return  # no test of this process needed the database yet
+    with django_db_blocker.unblock():
+        left = {
+            model._meta.label: rows
+            for model in apps.get_models()
+            if model._meta.app_label != "contenttypes" and model._meta.label != "auth.Permission"
+            if (rows := model._base_manager.count())
+        }
+    assert not left, f"This file left rows in the database: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import connection
 
-from demo_site.store.models import Purchase
+from demo_site.store.models import Product, Purchase
 from demo_site.store.seeding import seed_purchases
 from machinequeue.contrib.backups import tasks
 from machinequeue.models import Backup, OutputChunk, RestoreDrill, TaskRun
@@ -55,6 +55,7 @@ def shop(tables: None, django_db_blocker: Any, tmp_path: Path, more: dict[str, s
         finally:
             made.end_dispatchers()
             Purchase.objects.all().delete()
+            Product.objects.all().delete()
             Group.objects.all().delete()
 
 
