@@ -16,12 +16,11 @@ from uuid import UUID
 from django.db import InterfaceError, OperationalError
 
 from machinequeue import conf
-from machinequeue.dispatch.launch import Launcher, site
+from machinequeue.dispatch.launch import Launcher, log_tail, site
 from machinequeue.lifecycle import AttemptStatus, CircuitKind, Failure, MachineStatus
 from machinequeue.machines import schema
 from machinequeue.machines.client import MachinesClient
 from machinequeue.machines.errors import MachinesError, NotFound
-from machinequeue.payload import scrub
 from machinequeue.records import Machine, api, circuits, claims, machines, runs
 from machinequeue.telemetry import emit
 
@@ -34,8 +33,6 @@ LEAKED_STATES = frozenset({"created", "starting", "started", "stopping", *AT_RES
 QUIET_SECONDS = 60.0
 """With no machine in the rows, Fly is asked for leaked ones this often."""
 LONGEST_BOOT_FACTOR = 4
-LOG_LINES = 8
-LOG_CHARACTERS = 2000
 
 
 Note = Callable[[Machine, str], object]
@@ -270,7 +267,7 @@ def _lose(run_id: UUID, epoch: int, failure: Failure, machine: str = "") -> None
 
 
 def _boot_failed(client: MachinesClient, row: Machine, why: str) -> None:
-    tail = _log_tail(client, row)
+    tail = log_tail(client, row.fly_id) if row.fly_id else ""
     said = f"; its log ends: {tail}" if tail else ""
     reason = f"machines do not boot: {row.name}: {why}{said}"
     # Machines that were launched before the last failure was known tell of the same one.
@@ -279,20 +276,6 @@ def _boot_failed(client: MachinesClient, row: Machine, why: str) -> None:
     emit("machine.boot_failed", machine=row.name, fly_id=row.fly_id, queue=row.queue, reason=why)
     if opened:
         emit("circuit.opened", kind=CircuitKind.BOOT.value, queue=row.queue, reason=reason)
-
-
-def _log_tail(client: MachinesClient, row: Machine) -> str:
-    """The last lines that the machine itself printed, for who has to mend it; empty when they cannot be had."""
-    if not row.fly_id:
-        return ""
-    try:
-        page = next(iter(client.logs(row.fly_id)), None)
-    except MachinesError as error:
-        # Deploy tokens may be refused here; the reason is good without.
-        logger.info("The log of machine %s could not be read: %s", row.name, error)
-        return ""
-    lines = [line.message for line in page.lines if line.provider in ("app", "")] if page is not None else []
-    return scrub("\n".join(lines[-LOG_LINES:])[-LOG_CHARACTERS:])
 
 
 def _in_words(exit_event: schema.ExitEvent | None) -> str:

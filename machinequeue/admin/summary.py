@@ -74,7 +74,9 @@ def _machines() -> Figure:
     alive = _rows(Machine).exclude(status=MachineStatus.GONE)
     busy = alive.filter(status=MachineStatus.BUSY)[:LONGEST_COUNT].count()
     note = _("%(number)d busy") % {"number": busy}
-    return Figure(_("machines"), _bounded(alive), note, _list("machine", life="alive"))
+    number = _bounded(alive)
+    name = _("machine") if number == "1" else _("machines")
+    return Figure(name, number, note, _list("machine", life="alive"))
 
 
 def _dispatchers() -> Figure:
@@ -82,4 +84,5 @@ def _dispatchers() -> Figure:
     number = alive.count()
     leads = alive.filter(Q(leads_until__gt=Now())).exists()
     note = "" if leads else _("none leads") if number else _("start manage.py mq_dispatcher")
-    return Figure(_("dispatchers"), str(number), note, _list("dispatcher"), alarm=number == 0)
+    name = _("dispatcher") if number == 1 else _("dispatchers")
+    return Figure(name, str(number), note, _list("dispatcher"), alarm=number == 0)

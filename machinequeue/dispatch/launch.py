@@ -28,6 +28,7 @@ from machinequeue.machines.errors import (
     Unauthorized,
 )
 from machinequeue.machines.schema import CreateRequest
+from machinequeue.payload import scrub
 from machinequeue.records import Machine, circuits, machines, queues, runs, sql
 from machinequeue.records.pacing import SharedPace
 from machinequeue.telemetry import emit
@@ -40,6 +41,7 @@ TOKEN = "FLY_API_TOKEN"  # noqa: S105 - a variable's name
 SECRETS_AGE = 60.0
 """Seconds for which the names of the app's secrets are believed."""
 LONGEST_PAUSE = 60.0
+LOG_LINES, LOG_CHARACTERS = 8, 2_000
 
 
 @lru_cache(maxsize=1)
@@ -66,6 +68,18 @@ def _open_container_client() -> MachinesClient:
     pace = SharedPace(settings.api_rate) if settings.api_rate else None
     token = settings.container_token or settings.api_token
     return MachinesClient(conf.container_app(settings), token=token, base_url=settings.api_url, pace=pace)
+
+
+def log_tail(client: MachinesClient, fly_id: str) -> str:
+    """The last lines that a machine itself printed, for who has to mend it; empty when they cannot be had."""
+    try:
+        page = next(iter(client.logs(fly_id)), None)
+    except MachinesError as error:
+        # Deploy tokens may be refused here; a reason is good without.
+        logger.info("The log of machine %s could not be read: %s", fly_id, error)
+        return ""
+    lines = [line.message for line in page.lines if line.provider in ("app", "")] if page is not None else []
+    return scrub("\n".join(lines[-LOG_LINES:])[-LOG_CHARACTERS:])
 
 
 @dataclass

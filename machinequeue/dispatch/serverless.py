@@ -15,11 +15,10 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings as django_settings
 
 from machinequeue import conf
-from machinequeue.dispatch.launch import TOKEN, Launcher, site
+from machinequeue.dispatch.launch import TOKEN, Launcher, log_tail, site
 from machinequeue.lifecycle import ServerlessStatus as Status
 from machinequeue.machines import schema
 from machinequeue.machines.errors import MachinesError, NotFound
-from machinequeue.payload import scrub
 from machinequeue.records import ServerlessMachine, dispatchers, serverless
 from machinequeue.telemetry import emit
 
@@ -35,7 +34,6 @@ STOP_SECONDS = 90.0
 """From the end of the drain until a machine that does not stop is destroyed all the same."""
 LONGEST_PAUSE = 600.0
 FORGET_SECONDS = 86_400.0
-LOG_LINES, LOG_CHARACTERS = 8, 2_000
 RESTING = frozenset({"stopped", "suspended", "failed"})
 MARK = "mq_serverless"
 """Metadata that only these machines have; task machines have `mq_site`, which the reconciler lists by."""
@@ -171,7 +169,7 @@ class Keeper:
 
     def _again(self, row: ServerlessMachine, why: str, found: schema.Machine | None) -> None:
         if found is not None:
-            tail = self._log_tail(found.id)
+            tail = log_tail(self.launcher.client, found.id)
             why = f"{why}; its log ends: {tail}" if tail else why
             self.launcher.client.destroy(found.id, force=True)
         if serverless.failed(row, why, pause=_pause(row), name=_name()):
@@ -226,15 +224,6 @@ class Keeper:
             return
         # Requests in flight have the time of its stop_config.
         self.launcher.client.stop(machine.id)
-
-    def _log_tail(self, fly_id: str) -> str:
-        try:
-            page = next(iter(self.launcher.client.logs(fly_id)), None)
-        except MachinesError as error:
-            logger.info("The log of machine %s could not be read: %s", fly_id, error)
-            return ""
-        lines = [line.message for line in page.lines if line.provider in ("app", "")] if page is not None else []
-        return scrub("\n".join(lines[-LOG_LINES:])[-LOG_CHARACTERS:])
 
     # The request ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -284,6 +285,23 @@ def test_the_management_command_runs_it_for_the_project(tmp_path: Path) -> None:
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert list(tmp_path.rglob("edge/edge.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mq_edge", "--idle-seconds", "-3"], "a time is a number of seconds above 0 and up to 86400, not '-3'"),
+        (["mq_edge", "--port", "99999"], "a port is a number from 0 to 65535, not '99999'"),
+        (["mq_emulator", "--port", "http"], "a port is a number from 0 to 65535, not 'http'"),
+        (["mq_emulator", "--boot-delay", "soon=1"], "a boot is one of: create, start, not 'soon'"),
+        (["mq_dev", "--edge-port", "-1"], "a port is a number from 0 to 65535, not '-1'"),
+        (["mq_dev", "--boot-delay", "create=5..2"], "a boot's delay is SECONDS, FROM..TO or ~MEDIAN"),
+    ],
+)
+def test_the_management_commands_judge_what_they_pass_on(words: list[str], said: str) -> None:
+    """Else the complaint would come with the usage of a module that nobody called."""
+    with pytest.raises(CommandError, match=re.escape(said)):
+        call_command(*words)
 
 
 @pytest.mark.parametrize("api", ["https://api.machines.dev", "http://127.example.com", "http://10.0.0.1:4280"])

@@ -95,11 +95,18 @@ def _image(text: str) -> Image:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _delays(text: str) -> Delays:
+def delays(text: str) -> Delays:
+    """How long boots take, as a type of argparse."""
     try:
         return Delays.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def delays_text(text: str) -> str:
+    """What `delays` can read, for a command that passes it on."""
+    delays(text)
+    return text
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> Options:
@@ -156,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-rate-limits", dest="rate_limits", action="store_false", help="never answer 429")
     add(
         "--boot-delay",
-        type=_delays,
+        type=delays,
         default=Delays(),
         metavar="create=2..5,start=0.5",
         help="seconds a boot takes: fixed, FROM..TO, or ~MEDIAN (default: none)",

@@ -34,14 +34,15 @@ class Options:
     watch_stdin: bool = False
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A time, as a type of argparse."""
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1
-    if not 0 < seconds <= 86_400:
+        number = -1
+    if not 0 < number <= 86_400:
         raise argparse.ArgumentTypeError(f"a time is a number of seconds above 0 and up to 86400, not {text!r}")
-    return seconds
+    return number
 
 
 def _api(text: str) -> str:
@@ -88,10 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         help="port on 127.0.0.1, 0 for a free one (default %(default)s)",
     )
     add("--region", choices=sorted(REGIONS), default="iad", help="the region of this edge (default %(default)s)")
-    add("--idle-seconds", type=_seconds, default=300, help="stop machines that nobody asked for so long (300)")
-    add("--patience-seconds", type=_seconds, default=30, help="look for a machine for so long, then 503 (30)")
-    add("--cache-seconds", type=_seconds, default=0.5, help="use the list of machines for so long (0.5)")
-    add("--grace-seconds", type=_seconds, default=10, help="wait so long for requests in flight at the end (10)")
+    add("--idle-seconds", type=seconds, default=300, help="stop machines that nobody asked for so long (300)")
+    add("--patience-seconds", type=seconds, default=30, help="look for a machine for so long, then 503 (30)")
+    add("--cache-seconds", type=seconds, default=0.5, help="use the list of machines for so long (0.5)")
+    add("--grace-seconds", type=seconds, default=10, help="wait so long for requests in flight at the end (10)")
     add("--state-dir", type=directory, help="where the journal is kept (default: a temporary directory)")
     add("--verbose", action="store_true", help="print a line for each request")
     add("--watch-stdin", action="store_true", help="end when standard input ends, that is, with the parent process")

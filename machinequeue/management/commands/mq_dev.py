@@ -12,6 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from machinequeue import conf
 from machinequeue.errors import ConfigurationError
+from machinequeue.machines.emulator.loopback import port_number
+from machinequeue.machines.emulator.options import delays_text
 from machinequeue.serverless import views
 
 END_SECONDS = 15
@@ -24,10 +26,13 @@ class Command(BaseCommand):
         parser.add_argument("addrport", nargs="?", default="127.0.0.1:8000", help="Address of the site.")
         parser.add_argument("--noreload", action="store_true", help="Do not restart the site when code changes.")
         parser.add_argument(
-            "--edge-port", type=int, default=8080, help="Port of the edge, which runs when there are serverless views."
+            "--edge-port",
+            type=port_number,
+            default=8080,
+            help="Port of the edge, which runs when there are serverless views.",
         )
         parser.add_argument("--rate-limits", action="store_true", help="See mq_emulator.")
-        parser.add_argument("--boot-delay", metavar="create=2..5,start=0.5", help="See mq_emulator.")
+        parser.add_argument("--boot-delay", type=delays_text, metavar="create=2..5,start=0.5", help="See mq_emulator.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

@@ -12,7 +12,9 @@ from machinequeue import conf
 from machinequeue.dispatch.launch import open_client
 from machinequeue.dispatch.serverless import filled
 from machinequeue.errors import ConfigurationError
+from machinequeue.machines.emulator.loopback import port_number
 from machinequeue.machines.errors import MachinesError, NotFound, Unreachable
+from machinequeue.machines.proxy.options import seconds
 from machinequeue.machines.schema import CreateRequest
 
 WEB = "mq-web"
@@ -23,9 +25,8 @@ class Command(BaseCommand):
     help = "Run a stand-in for Fly's proxy on this computer, in front of the machines that mq_emulator runs."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--port", type=int, default=8080, help="Port on 127.0.0.1; default: 8080.")
-        parser.add_argument("--idle-seconds", type=float, help="Stop machines that nobody asked for so long.")
-
+        parser.add_argument("--port", type=port_number, default=8080, help="Port on 127.0.0.1; default: 8080.")
+        parser.add_argument("--idle-seconds", type=seconds, help="Stop machines that nobody asked for so long.")
         parser.add_argument(
             "--web", action="store_true", help="Also run the site on a machine behind it, by SERVERLESS_COMMAND."
         )

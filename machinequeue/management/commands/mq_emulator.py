@@ -11,15 +11,21 @@ from django.core.management.base import BaseCommand, CommandError
 
 from machinequeue import conf
 from machinequeue.errors import ConfigurationError
+from machinequeue.machines.emulator.loopback import port_number
+from machinequeue.machines.emulator.options import delays_text
 
 
 class Command(BaseCommand):
     help = "Run a Machines API on this computer, whose machines are processes that run this project."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--port", type=int, help="Port on 127.0.0.1; default: that of the configured address.")
+        parser.add_argument(
+            "--port", type=port_number, help="Port on 127.0.0.1; default: that of the configured address."
+        )
         parser.add_argument("--rate-limits", action="store_true", help="Answer 429 as often as Fly does.")
-        parser.add_argument("--boot-delay", metavar="create=2..5,start=0.5", help="Seconds that a boot takes.")
+        parser.add_argument(
+            "--boot-delay", type=delays_text, metavar="create=2..5,start=0.5", help="Seconds that a boot takes."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         port = options["port"]
