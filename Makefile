@@ -18,6 +18,9 @@ MINUTES ?= 10
 # and the slow files come first (tests/conftest.py).
 WORKERS ?= 4
 
+# The tests start a thousand processes: each would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A `uv` on PATH may be a shim with nothing behind it, so it is asked for its version before it is trusted.
 UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .tools/bin/uv; fi)
 INSTALL = $(UV) pip install --python $(PYTHON) --constraint $(CONSTRAINTS)

@@ -71,10 +71,12 @@ def test_figures(operator: Client) -> None:
         ("1", "waiting"),
         ("1", "running"),
         ("0", "failed"),
-        ("1", "machines"),
-        ("1", "dispatchers"),
+        ("1", "machine"),
+        ("1", "dispatcher"),
     ]
     assert "mq-alarm" not in figures
+    dispatchers.seen("web-2")
+    assert "<strong>2</strong> dispatchers" in page(operator, RUNS)
 
 
 def test_filters(operator: Client) -> None:

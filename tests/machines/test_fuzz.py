@@ -34,15 +34,22 @@ LEFT_OUT = ("size", "containers", "mounts", "schedule", "standbys")
 CHECKS = [not_a_server_error, content_type_conformance]
 STATES = ("started", "stopped", "created", "destroyed")  # "created" lasts but a moment, so it means just made
 
-schema = schemathesis.openapi.from_dict(
-    conformance.document(),
-    config=SchemathesisConfig.from_dict(
-        {
-            "seed": int(SEED or 1),
-            "generation": {"max-examples": EXAMPLES, "deterministic": SEED is None, "database": "none"},
-        }
-    ),
-)
+
+@pytest.fixture(scope="module")
+def specification() -> Any:
+    """Read where the test runs: what Schemathesis draws from it beforehand takes long, and each worker collects."""
+    return schemathesis.openapi.from_dict(
+        conformance.document(),
+        config=SchemathesisConfig.from_dict(
+            {
+                "seed": int(SEED or 1),
+                "generation": {"max-examples": EXAMPLES, "deterministic": SEED is None, "database": "none"},
+            }
+        ),
+    )
+
+
+schema = schemathesis.pytest.from_fixture("specification")
 
 
 class Ground:
