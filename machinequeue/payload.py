@@ -49,7 +49,7 @@ def _structure(value: Any, place: str) -> Any:
     remedy = "pass its id, str() or isoformat() instead"
     if hasattr(value, "_meta") and hasattr(value, "pk"):
         remedy = "pass its primary key and load it in the task"
-    raise NotStorable(f"{place} is of type {type(value).__qualname__}, which JSON cannot carry: {remedy}.")
+    raise NotStorable(f"{place} is a {type(value).__qualname__}, which JSON cannot carry: {remedy}.")
 
 
 def _key(key: Any, place: str) -> str:
