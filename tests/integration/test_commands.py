@@ -90,7 +90,7 @@ def test_a_command_is_retried_as_its_declaration_says(shop: World) -> None:
 @pytest.mark.slow
 def test_a_command_that_takes_too_long_is_interrupted_as_by_ctrl_c(shop: World, tmp_path: Path) -> None:
     result = tasks.spoken.using(timeout=20).enqueue("begun", gate=str(tmp_path / "gate"))
-    shop.finish(result)
+    shop.finish(result, seconds=120)
     assert Attempt.objects.get(run=result.id).status == "timed out"
     assert "begun" in result.output
     assert "tidied up" in result.output
