@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import sqlite3
 import stat
@@ -367,7 +368,7 @@ def test_old_backups_are_removed_but_for_the_newest_proven(folder: Path, setting
 
 
 def test_gzip_a_piece_at_a_time() -> None:
-    content = os.urandom(3_000_000) + bytes(3_000_000)
+    content = random.Random(7).randbytes(3_000_000) + bytes(3_000_000)
     with io.BufferedReader(streams.Compressed(io.BytesIO(content))) as stream:
         packed = stream.read()
     assert gzip.decompress(packed) == content
