@@ -104,6 +104,10 @@ def test_nothing_sticks_out_of_a_page(page: Page, width: int) -> None:
     ):
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+        columns = page.locator(".form-multiline").first
+        if columns.count():
+            ends = columns.evaluate("row => [...row.children].map(each => each.getBoundingClientRect().right)")
+            assert max(ends) <= width, f"a field of {address} runs into the next one, or out of the page"
 
 
 def test_retry_then_cancel(page: Page) -> None:
