@@ -18,8 +18,8 @@ most=$((2 * $(getconf _NPROCESSORS_ONLN) + 1))
 [ "$workers" -le "$most" ] || workers=$most
 [ "$workers" -ge 2 ] || workers=2
 
-# Fly gives every machine of the app all of its secrets. The site never talks to the Machines API, so it forgets the token.
-unset FLY_API_TOKEN
+# Fly gives every machine of the app all of its secrets. The site never talks to the Machines API, so it forgets the tokens.
+unset FLY_API_TOKEN MACHINEQUEUE_CONTAINER_TOKEN
 
 # --preload: Django is loaded once and shared by all workers. --graceful-timeout is less than fly.toml's kill_timeout.
 # --max-requests: a worker that leaks is replaced; the jitter keeps them from all going at once.

@@ -133,9 +133,9 @@ def _process_settings() -> Iterator[CheckMessage]:
         yield Error(problem, hint="See docs/reference/settings.md.", id="machinequeue.E001")
     raw = getattr(settings, "MACHINEQUEUE", {})
     env = raw.get("ENV") if isinstance(raw, Mapping) else None
-    if isinstance(env, Mapping) and "FLY_API_TOKEN" in env:
+    for token in sorted(conf.TOKENS.intersection(env) if isinstance(env, Mapping) else ()):
         yield Error(
-            "MACHINEQUEUE['ENV'] would give FLY_API_TOKEN to every task machine, and with it all of the app.",
+            f"MACHINEQUEUE['ENV'] would give {token} to every task machine, and with it all of its app.",
             hint="Remove it: only a dispatcher needs the token.",
             id="machinequeue.E004",
         )

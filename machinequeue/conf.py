@@ -27,6 +27,8 @@ from django.core.signals import setting_changed
 from machinequeue.errors import ConfigurationError
 
 PUBLIC_API = "https://api.machines.dev"
+TOKENS = frozenset({"FLY_API_TOKEN", "MACHINEQUEUE_CONTAINER_TOKEN"})
+"""Variables that only dispatchers need: no machine that they launch gets one."""
 EMULATOR_API = "http://127.0.0.1:4280"
 EMULATOR_IMAGE = "local"
 EMULATOR_TOKEN = "local"  # noqa: S105 - the emulator's well-known token, good on loopback only
@@ -133,7 +135,7 @@ class Settings:
         30.0, "Days for which machines that are gone, and that no kept run refers to, are kept; 0: for ever.", minimum=0
     )
     withhold_secrets: list[str] = option(
-        [], "Secrets of the app that task machines do not get, but serverless ones do; FLY_API_TOKEN no machine gets."
+        [], "Secrets of the app that task machines do not get, but serverless ones do; tokens no machine gets."
     )
     container_app: str = option(
         "",

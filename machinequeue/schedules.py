@@ -108,8 +108,8 @@ def schedule(  # noqa: PLR0913 - all but two are named
         when=_when(name, every, cron, at),
         args=tuple(args),
         kwargs=dict(kwargs or {}),
-        start=start,
-        end=end,
+        start=_moment(name, "start", start),
+        end=_moment(name, "end", end),
         jitter=float(jitter),
         queue=queue,
         options=dict(options),
@@ -126,6 +126,17 @@ def _name(name: Any) -> str:
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
         raise InvalidSchedule(f"The name of a schedule is a text of 1 to {LONGEST_NAME} characters, not {name!r:.80}.")
     return name
+
+
+def _moment(name: str, place: str, value: Any) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidSchedule(
+            f"The {place} of schedule {name!r} is a datetime with a time zone, such as "
+            f"datetime(2026, 1, 31, tzinfo=datetime.UTC), not {value!r:.80}."
+        )
+    return value
 
 
 def _path(name: str, task: Any) -> str:
@@ -440,8 +451,11 @@ def synchronise() -> None:
         try:
             if schedules.declare(name, entry_of(declaration)):
                 emit("schedule.declared", schedule=name, task=declaration.task)
-        except InvalidSchedule as error:
-            logger.error("Schedule %r of the code cannot be used: %s", name, error)
+        except (InterfaceError, OperationalError, ProgrammingError):
+            raise  # the database is away, or lacks a migration: no schedule's fault
+        except Exception as error:
+            # Whatever is wrong with one keeps no other from its row.
+            logger.error("Schedule %r of the code cannot be used: %s: %s", name, type(error).__name__, error)
     if not broken:  # else what is missing may only not have been imported
         for name in schedules.withdraw(declared):
             emit("schedule.withdrawn", schedule=name)

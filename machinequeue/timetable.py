@@ -43,6 +43,7 @@ FIELDS = {
 """The fields of an expression of six, in cronsim's words, and what they take beside stars, lists, ranges and steps."""
 NEVER = "no day of the calendar fits it"
 SHORTEST_INTERVAL = timedelta(seconds=1)
+LONGEST_INTERVAL = timedelta(days=36_525)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _INSTANT = timedelta(microseconds=1)
@@ -171,6 +172,8 @@ def checked(when: Any) -> When:
     if isinstance(when, timedelta):
         if when < SHORTEST_INTERVAL:
             raise InvalidSchedule(f"An interval is at least one second, not {when.total_seconds():g} s.")
+        if when > LONGEST_INTERVAL:
+            raise InvalidSchedule(f"An interval is at most 100 years, not {when.total_seconds():g} s.")
         return when
     if isinstance(when, datetime):
         if when.tzinfo is None:
@@ -184,6 +187,16 @@ def checked(when: Any) -> When:
     if isinstance(when, str):
         raise InvalidSchedule(f"A schedule is crontab({when!r:.80}) or a timedelta, not text.")
     raise InvalidSchedule(f"A schedule is crontab(...) or a timedelta, not {when!r:.80}.")
+
+
+def interval(seconds: float) -> timedelta:
+    """An interval of so many seconds. Raises InvalidSchedule for one that is none."""
+    try:
+        made = timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        made = timedelta.max
+    checked(made)
+    return made
 
 
 # Ticks --------------------------------------------------------------------------------------------------------------

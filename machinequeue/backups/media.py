@@ -50,7 +50,6 @@ class _Watched(io.RawIOBase):
 def _pack(writing: int, counts: dict[str, int], trouble: list[BaseException]) -> None:
     try:
         with (
-            contextlib.suppress(BrokenPipeError),
             os.fdopen(writing, "wb") as pipe,
             tarfile.open(fileobj=pipe, mode="w|") as tar,
         ):
@@ -62,6 +61,7 @@ def _pack(writing: int, counts: dict[str, int], trouble: list[BaseException]) ->
                     tar.addfile(entry, file)
                 counts["files"] += 1
     except BaseException as error:
+        # Also a broken pipe: a reader that left asks no more, and a storage's own is an error like others.
         trouble.append(error)
 
 

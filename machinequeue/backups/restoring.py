@@ -25,6 +25,10 @@ PREFIX = "mq_drill_"
 MARK = "machinequeue_drill"
 """A schema that says: everything in this database was put there by a drill."""
 LEFT_SECONDS = 86_400
+DRILL_URL = (
+    "DRILL_DATABASE_URL must be postgresql://user:password@host:port/database, with what is special in a URL "
+    "percent-encoded."
+)
 LOCK = 0x6D715F6472696C6C
 """An advisory lock of PostgreSQL: "mq_drill" in ASCII."""
 
@@ -82,14 +86,14 @@ def restore_postgresql(file: Path, server_version: str, database: str) -> Restor
 
 def parse(url: str) -> Place:
     """A database's URL. Raises ConfigurationError, which does not quote it."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = str(parts.port or 5432)
-    except ValueError:
-        port = ""
+    except ValueError:  # which may quote the password: characters such as [ and @ have to be percent-encoded
+        raise ConfigurationError(DRILL_URL) from None
     name = unquote(parts.path.lstrip("/"))
-    if parts.scheme not in ("postgres", "postgresql") or not parts.hostname or not name or not port:
-        raise ConfigurationError("DRILL_DATABASE_URL must be postgresql://user:password@host:port/database.")
+    if parts.scheme not in ("postgres", "postgresql") or not parts.hostname or not name:
+        raise ConfigurationError(DRILL_URL)
     options = {key: value for key, value in parse_qsl(parts.query) if key in ("sslmode", "sslrootcert")}
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     return Place(unquote(parts.hostname), port, user, password, name, options)

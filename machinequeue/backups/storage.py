@@ -46,11 +46,14 @@ def describe(storage: Storage, name: str, facts: dict[str, Any]) -> None:
 
 
 def description(storage: Storage, name: str) -> dict[str, Any]:
-    """What is written beside a backup; empty when nothing is."""
+    """What is written beside a backup; empty when nothing is, or only half of it: its writer was killed."""
     if not storage.exists(name + SIDECAR):
         return {}
     with storage.open(name + SIDECAR, "rb") as file:
-        read = json.loads(file.read())
+        try:
+            read = json.loads(file.read())
+        except ValueError:
+            return {}
     return read if isinstance(read, dict) else {}
 
 

@@ -120,13 +120,18 @@ class Command(Stream):
     def _feed(self) -> None:
         assert self._source is not None
         assert self._process.stdin is not None
+        entrance = self._process.stdin
         try:
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as entrance:
-                while made := self._source.read(PIECE):
+            while made := self._source.read(PIECE):
+                try:
                     entrance.write(made)
+                except BrokenPipeError:
+                    break  # the program has ended, and its exit code says how
         except BaseException as error:
             self._trouble = error
             self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            entrance.close()
 
     def piece(self) -> bytes:
         assert self._process.stdout is not None

@@ -25,6 +25,7 @@ from machinequeue.machines import schema
 from machinequeue.machines.client import MachinesClient
 from machinequeue.machines.errors import MachinesError, NotFound, TooLarge, WaitTimeout
 from machinequeue.machines.schema import ExecResult
+from machinequeue.payload import scrub
 from machinequeue.records import Machine, claims, dispatchers, machines, runs
 from machinequeue.records.claims import Claim, Claimant, Report
 from machinequeue.runner.persist import persist
@@ -249,7 +250,8 @@ class Execution:
             self.call.seconds = time.monotonic() - begin
             self.call.ended = not self.drive.is_same()
         except MachinesError as error:
-            self.call.seconds = time.monotonic() - begin
+            if self.call.result is None:
+                self.call.seconds = time.monotonic() - begin
             self.call.error = error
         finally:
             self.call.done.set()
@@ -376,8 +378,9 @@ def _is_timeout(call: Call, seconds: float) -> bool:
     if call.placed is None:
         return False
     if call.error is not None:
-        # A 408 alone says nothing: Fly is seen to give up an exec long before the time it was asked for.
-        return call.seconds >= seconds - CLOCK_SECONDS
+        # A 408 alone says nothing: Fly is seen to give up an exec long before the time it was asked for. With a result
+        # it was the look at the machine after it that failed.
+        return call.result is None and call.seconds >= seconds - CLOCK_SECONDS
     return call.result is not None and call.result.exit_signal == 9 and call.seconds >= seconds
 
 
@@ -394,6 +397,8 @@ def _lost(sentence: str) -> Failure:
 
 
 def _failed(sentence: str, code: int | None, *, retry: bool | None = None) -> Failure:
+    # It may quote what the command wrote, and PostgreSQL stores no NUL.
+    sentence = scrub(sentence)
     return Failure(
         AttemptStatus.FAILED, error="machinequeue.errors.RunCrashed", sentence=sentence, exit_code=code, retry=retry
     )

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -37,7 +38,6 @@ logger = logging.getLogger("machinequeue.dispatch")
 
 CONTAINER = "container"
 """The key of a spec whose machines run code that is not ours: see `machinequeue.containers`."""
-TOKEN = "FLY_API_TOKEN"  # noqa: S105 - a variable's name
 SECRETS_AGE = 60.0
 """Seconds for which the names of the app's secrets are believed."""
 LONGEST_PAUSE = 60.0
@@ -235,7 +235,7 @@ class Launcher:
             # Or the machine would be given requests meant for the site at <app>.internal.
             "dns": {"skip_registration": True},
         }
-        config |= self.without(command, {TOKEN, *settings.withhold_secrets})
+        config |= self.without(command, {*conf.TOKENS, *settings.withhold_secrets})
         return CreateRequest(name=machine.name, region=",".join(spec["regions"]) or None, config=config)
 
     def _container_request(self, machine: Machine) -> CreateRequest:
@@ -259,7 +259,7 @@ class Launcher:
     def _life(self, machine: Machine) -> float:
         return conf.policy(machine.backend, machine.queue).machine_life + conf.settings().boot_timeout
 
-    def without(self, command: list[str], withheld: set[str]) -> dict[str, Any]:
+    def without(self, command: list[str], withheld: Set[str]) -> dict[str, Any]:
         """What a machine's config needs so that these secrets of the app do not reach it."""
         names = self._app_secrets()
         if withheld.isdisjoint(names):
@@ -268,9 +268,9 @@ class Launcher:
         return {"processes": [{"cmd": command, "ignore_app_secrets": True, "secrets": secrets}]}
 
     def _env(self, machine: Machine) -> dict[str, str]:
-        return self.env({TOKEN, *conf.settings().withhold_secrets}, MACHINEQUEUE_MACHINE=machine.name)
+        return self.env({*conf.TOKENS, *conf.settings().withhold_secrets}, MACHINEQUEUE_MACHINE=machine.name)
 
-    def env(self, withheld: set[str], **own: str) -> dict[str, str]:
+    def env(self, withheld: Set[str], **own: str) -> dict[str, str]:
         """The env of a machine of ours: of this dispatcher's machine without these, of the settings, and its own."""
         settings = conf.settings()
         inherited = {key: value for key, value in self.base.items() if key not in withheld}

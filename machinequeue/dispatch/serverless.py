@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings as django_settings
 
 from machinequeue import conf
-from machinequeue.dispatch.launch import TOKEN, Launcher, log_tail, site
+from machinequeue.dispatch.launch import Launcher, log_tail, site
 from machinequeue.lifecycle import ServerlessStatus as Status
 from machinequeue.machines import schema
 from machinequeue.machines.errors import MachinesError, NotFound
@@ -105,7 +105,11 @@ class Keeper:
             if machine.name in known or young or machine.state in ("destroyed", "destroying"):
                 continue
             emit("serverless.leaked", machine=machine.name, fly_id=machine.id, state=machine.state)
-            self.launcher.client.destroy(machine.id, force=True)
+            try:
+                self.launcher.client.destroy(machine.id, force=True)
+            except MachinesError as error:
+                # One that cannot be destroyed now keeps nobody from looking after the others.
+                logger.info("Serverless machine %s could not be destroyed yet: %s", machine.name, error)
 
     def _found(self, row: ServerlessMachine) -> schema.Machine | None:
         """What Fly says of this machine; None when it is gone. Raises MachinesError when nobody knows."""
@@ -239,7 +243,7 @@ class Keeper:
             "restart": {"policy": "no"},
             "stop_config": {"signal": "SIGTERM", "timeout": f"{conf.GRACE_SECONDS}s"},
             "env": self.launcher.env(
-                {TOKEN},
+                conf.TOKENS,
                 MACHINEQUEUE_SERVERLESS=row.name,
                 MACHINEQUEUE_SERVERLESS_SIZE=row.size_key,
                 MACHINEQUEUE_SERVERLESS_PORT=str(settings.serverless_port),
@@ -257,7 +261,7 @@ class Keeper:
                     "ports": [{"port": 80, "handlers": ["http"]}, {"port": 443, "handlers": ["tls", "http"]}],
                 }
             ],
-            **self.launcher.without(command, {TOKEN}),
+            **self.launcher.without(command, conf.TOKENS),
         }
         return schema.CreateRequest(row.name, ",".join(size["regions"]) or None, config)
 

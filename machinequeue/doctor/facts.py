@@ -115,5 +115,14 @@ class Facts:
         read, _ = conf.read_settings(
             getattr(django_settings, "MACHINEQUEUE", {}), os.environ, debug=django_settings.DEBUG
         )
-        password = urlsplit(read.redis_url).password or ""
-        return {read.api_token, read.redis_url, password, str(django_settings.SECRET_KEY)} - {conf.EMULATOR_TOKEN, ""}
+        urls = {read.redis_url, read.drill_database_url}
+        tokens = {read.api_token, read.container_token, read.health_token, str(django_settings.SECRET_KEY)}
+        databases = {str(each.get("PASSWORD") or "") for each in django_settings.DATABASES.values()}
+        return (urls | {_password(url) for url in urls} | tokens | databases) - {conf.EMULATOR_TOKEN, ""}
+
+
+def _password(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:
+        return ""  # no URL; the whole text is hidden anyway

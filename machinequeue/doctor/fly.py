@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from machinequeue import conf
-from machinequeue.dispatch.launch import CONTAINER, TOKEN, site
+from machinequeue.dispatch.launch import CONTAINER, site
 from machinequeue.doctor.facts import Facts
 from machinequeue.doctor.findings import Blocked, Finding, Status, failure, fine, skipped, warning
 from machinequeue.lifecycle import CircuitKind
@@ -36,9 +36,7 @@ PLACEMENT_PAUSE = 1.1
 SHOWN = 5
 HEARD = ("SIGTERM", "SIGINT")
 """Signals at which a runner hands its run back."""
-OWN_VARIABLES = frozenset(
-    {"FLY_PROCESS_GROUP", "PRIMARY_REGION", "MACHINEQUEUE_MACHINE", "RELEASE_COMMAND", "FLY_API_TOKEN"}
-)
+OWN_VARIABLES = conf.TOKENS | {"FLY_PROCESS_GROUP", "PRIMARY_REGION", "MACHINEQUEUE_MACHINE", "RELEASE_COMMAND"}
 """Those in which machines differ on purpose."""
 
 
@@ -355,25 +353,27 @@ def leaks(facts: Facts) -> Iterator[Finding]:
     """Do task machines get the token, which only a dispatcher needs?"""
     _, tasks = _live(facts)
     remedy = (
-        "Remove FLY_API_TOKEN from [env] of fly.toml and from MACHINEQUEUE['ENV']: as a secret of the app it is "
-        "withheld "
-        "from task machines by itself. Then make a new token, since the old one was readable."
+        "Remove it from [env] of fly.toml and from MACHINEQUEUE['ENV']: as a secret of the app it is withheld from "
+        "task machines by itself. Then make a new token, since the old one was readable."
     )
-    names = [each.name for each in tasks if _has_token(each.config or {})]
-    if names:
-        yield failure(f"{TOKEN} is among the variables of the task machines {_listed(names)}.", remedy)
-    if TOKEN in facts.settings().env:
-        yield failure(f"MACHINEQUEUE['ENV'] gives {TOKEN} to every task machine.", remedy)
-    if not names and TOKEN not in facts.settings().env:
+    leaking = False
+    for token in sorted(conf.TOKENS):
+        names = [each.name for each in tasks if _has(token, each.config or {})]
+        if names:
+            yield failure(f"{token} is among the variables of the task machines {_listed(names)}.", remedy)
+        if token in facts.settings().env:
+            yield failure(f"MACHINEQUEUE['ENV'] gives {token} to every task machine.", remedy)
+        leaking = leaking or bool(names) or token in facts.settings().env
+    if not leaking:
         yield fine(f"None of {len(tasks)} task machines is given the token.")
 
 
-def _has_token(config: Mapping[str, Any]) -> bool:
+def _has(token: str, config: Mapping[str, Any]) -> bool:
     parts = config.get("processes")
     rows = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
     given = [each for part in rows for each in part.get("secrets") or [] if isinstance(each, Mapping)]
     variables = [part.get("env") or {} for part in (config, *rows)]
-    return any(TOKEN in each for each in variables) or any(TOKEN in each.values() for each in given)
+    return any(token in each for each in variables) or any(token in each.values() for each in given)
 
 
 def grace(facts: Facts) -> Iterator[Finding]:

@@ -144,11 +144,11 @@ def _guarded(examination: Examine, facts: Facts) -> list[Finding]:
 
 def _without(secrets: set[str], finding: Finding) -> Finding:
     """The finding without what is secret, should somebody's error have quoted it."""
-    sentence = finding.sentence
+    sentence, remedy = finding.sentence, finding.remedy
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
-            sentence = sentence.replace(secret, "[hidden]")
-    return Finding(finding.status, sentence, finding.remedy)
+            sentence, remedy = sentence.replace(secret, "[hidden]"), remedy.replace(secret, "[hidden]")
+    return Finding(finding.status, sentence, remedy)
 
 
 def worst(reports: Iterable[Report]) -> Status:

@@ -16,8 +16,6 @@ from machinequeue.errors import ConfigurationError
 from machinequeue.machines.errors import Unauthorized
 from machinequeue.machines.session import authorization, normal_base
 
-HARMFUL = ("FLY_API_TOKEN",)
-
 
 def settings(facts: Facts) -> Iterator[Finding]:
     """Are MACHINEQUEUE and TASKS complete and free of contradictions?"""

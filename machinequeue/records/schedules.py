@@ -79,7 +79,7 @@ def rule_of(entry: Entry | Schedule) -> timetable.Rule:
         timetable.zone(entry.timezone)
         when = timetable.Crontab(timetable.normal(entry.cron), entry.timezone)
     elif entry.every_seconds is not None:
-        when = timetable.checked(timedelta(seconds=entry.every_seconds))
+        when = timetable.interval(entry.every_seconds)
     else:
         when = timetable.checked(entry.at)
     return timetable.Rule(when=when, start=entry.start_at, end=entry.end_at)

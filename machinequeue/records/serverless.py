@@ -92,11 +92,15 @@ def present(app: str) -> list[ServerlessMachine]:
 
 
 def aim(row: ServerlessMachine, image: str, name: str) -> bool:
-    """A wish gets the image and the name of the machine to come. False, and no row left, when there is one already."""
+    """A wish gets the image and the name of the machine to come. False, and no row left, when there is one already.
+
+    What failed with another image says nothing of this one.
+    """
     rows = _rows().filter(pk=row.pk, status=Status.WISHED)
+    anew: dict[str, Any] = {"failures": 0, "error": "", "next_at": Now()} if row.image != image else {}
     try:
         with transaction.atomic(using=sql.alias()):
-            return bool(rows.update(image=image, name=name))
+            return bool(rows.update(image=image, name=name, **anew))
     except IntegrityError:
         rows.delete()
         return False

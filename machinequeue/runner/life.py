@@ -76,7 +76,8 @@ class Tally:
 def live(name: str) -> int:
     """The whole life of the machine called `name`. Returns the exit code: 0 also when there was nothing to do."""
     os.environ["MACHINEQUEUE_MACHINE"] = name
-    os.environ.pop("FLY_API_TOKEN", None)
+    for token in conf.TOKENS:
+        os.environ.pop(token, None)
     stages = {"setup": _since_start()}
     template = Template.start()
     processes.adopt_orphans()  # of a template that dies

@@ -126,4 +126,4 @@ def _answer(request: HttpRequest, decided: Here | str) -> HttpResponse | None:
     emit("serverless.replayed", view=view, to=decided)
     seconds = conf.settings().serverless_timeout
     order = f"{decided};timeout={max(1, round(seconds * 1000))}ms;fallback=force_self"
-    return HttpResponse(headers={"fly-replay": order, "Cache-Control": "no-store"})
+    return HttpResponse(headers={"fly-replay": order, "Cache-Control": "private, no-store"})

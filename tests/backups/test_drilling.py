@@ -270,6 +270,15 @@ def test_a_database_with_anything_in_it_is_left_alone(
     assert "is left alone" in refused.reason
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:pa[ss]word@h/db", "postgresql://u:secret\uff1aword@h/db", "[", "postgresql://h:port/db"]
+)
+def test_a_url_that_is_none_is_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="percent-encoded") as caught:
+        restoring.parse(url)
+    assert not any(word in f"{caught.value} {caught.value.__cause__}" for word in ("ss]", "secret"))
+
+
 @only_postgresql
 def test_two_drills_take_turns_in_a_database(modest_role: str) -> None:
     place = restoring.parse(modest_role)

@@ -333,6 +333,55 @@ def test_a_media_file_that_cannot_be_read_fails_the_backup(folder: Path, setting
     assert [file.name for file in folder.glob("*")] == []
 
 
+def test_a_storage_whose_connection_breaks_fails_the_backup(
+    folder: Path, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the pipe of the tar that broke: what was packed until then is no backup."""
+    settings.MEDIA_ROOT = tmp_path / "media"
+    for name in ("a.txt", "b.txt"):
+        default_storage.save(name, ContentFile(b"x" * 1000))
+    opened = default_storage.open
+
+    def breaks(name: str, mode: str = "rb") -> Any:
+        if name == "b.txt":
+            raise BrokenPipeError("the connection is gone")
+        return opened(name, mode)
+
+    monkeypatch.setattr(default_storage, "open", breaks)
+    with pytest.raises(BackupFailed, match="the connection is gone"):
+        backups.back_up_media()
+    assert [file.name for file in folder.glob("*")] == []
+
+
+def test_a_description_that_was_half_written_stops_no_later_backup(folder: Path, settings: Any, tmp_path: Path) -> None:
+    settings.MEDIA_ROOT = tmp_path / "media"
+    default_storage.save("a.txt", ContentFile(b"a"))
+    left = rows.start(database="default", kind="database", run_id=None)
+    left.name = "default-vm-2026-01-01-030000.psql.bin"
+    rows.call(left.pk, left.name)
+    folder.mkdir(exist_ok=True)
+    (folder / left.name).write_bytes(b"half")
+    (folder / f"{left.name}.metadata").write_bytes(b"")
+    rows.fail(left.pk, rows.LOST)
+    made = backups.back_up_media()
+    assert sorted(file.name for file in folder.glob("*")) == [made.name, f"{made.name}.metadata"]
+
+
+def test_a_source_whose_pipe_breaks_is_no_end_of_it() -> None:
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            raise BrokenPipeError("of the storage")
+
+    with (
+        io.BufferedReader(streams.Command(["cat"], source=io.BufferedReader(Broken()))) as stream,
+        pytest.raises(BrokenPipeError, match="of the storage"),
+    ):
+        stream.read()
+
+
 def test_unknown_databases_and_no_storage_are_said_before_there_is_a_row(settings: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"DATABASES has no 'defualt'. Did you mean 'default'"):
         backups.back_up("defualt")

@@ -59,11 +59,13 @@ def test_a_command_that_is_missing_is_a_result(shop: World) -> None:
 
 
 def test_an_exit_code_may_be_a_failure(shop: World) -> None:
-    result = containers.checked.enqueue(["sh", "-c", "echo wrong >&2; exit 3"])
+    # No database that we know keeps a NUL in a text.
+    result = containers.checked.enqueue(["sh", "-c", "printf 'wrong\\0\\n' >&2; exit 3"])
     shop.finish(result, seconds=90)
     assert result.run_status == "FAILED"
     assert [each["status"] for each in result.history] == ["failed", "failed"]
     assert "exit code 3: wrong" in result.why()
+    assert "\0" not in result.why()
     assert "all 2 attempts are used" in result.why()
 
 

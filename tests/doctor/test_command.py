@@ -183,6 +183,16 @@ def test_an_examination_that_raises_hides_no_other_and_tells_no_secret(patient: 
     assert found["c"] == (WELL,)
 
 
+def test_a_remedy_tells_no_secret_either(patient: Any, settings: Any) -> None:
+    settings.MACHINEQUEUE = {**settings.MACHINEQUEUE, "REDIS_URL": "redis://:p[w-of-redis@host:6379/0"}
+    told = f"cannot use {settings.MACHINEQUEUE['REDIS_URL']}"
+    patient(b=finds(Finding(Status.FAILURE, told, f"It {told}")))
+    [report] = rounds.examine(seconds=SECONDS)
+    assert [(each.sentence, each.remedy) for each in report.findings] == [
+        ("cannot use [hidden]", "It cannot use [hidden]")
+    ]
+
+
 def test_a_fact_that_somebody_still_waits_for_is_not_asked_for_again(gate: threading.Event) -> None:
     asked: list[str] = []
 

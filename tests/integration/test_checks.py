@@ -30,6 +30,7 @@ def test_the_settings_of_these_tests_pass() -> None:
         ({"MACHINEQUEUE": {"LEASE_SECONDS": 1}}, "machinequeue.E001", "three times"),
         ({"MACHINEQUEUE": "app"}, "machinequeue.E001", "must be a dict"),
         ({"MACHINEQUEUE": {"ENV": {"FLY_API_TOKEN": "t"}}}, "machinequeue.E004", "to every task machine"),
+        ({"MACHINEQUEUE": {"ENV": {"MACHINEQUEUE_CONTAINER_TOKEN": "t"}}}, "machinequeue.E004", "every task machine"),
         (
             {"TASKS": {"default": {"BACKEND": "machinequeue.MachineBackend", "QUEUES": {"q": {"memory": 1}}}}},
             "machinequeue.E002",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from machinequeue.containers.driver import Drive, _starts
-from machinequeue.dispatch.launch import CONTAINER, TOKEN, Launcher, site
-from machinequeue.dispatch.serverless import Keeper
+from machinequeue.dispatch.launch import CONTAINER, Launcher, site
+from machinequeue.dispatch.serverless import MARK, Keeper
 from machinequeue.machines.client import MachinesClient
 from machinequeue.machines.emulator import Emulator
 from machinequeue.machines.errors import MachinesError
@@ -17,12 +17,13 @@ from machinequeue.machines.schema import CreateRequest
 from machinequeue.models import ApiAnswer, Machine, ServerlessMachine
 from machinequeue.reconciler import Reconciler
 
+TOKEN, SANDBOX_TOKEN = "FLY_API_TOKEN", "MACHINEQUEUE_CONTAINER_TOKEN"
 SPEC = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256, "regions": []}
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    secrets = {TOKEN: "the token", "SHOP_SECRET": "withheld", "DATABASE_URL": "given"}
+    secrets = {TOKEN: "the token", SANDBOX_TOKEN: "another", "SHOP_SECRET": "withheld", "DATABASE_URL": "given"}
     images = {"shop:1": Path(__file__).resolve().parents[2]}
     with Emulator(app="shop", images=images, secrets=secrets, state_dir=tmp_path_factory.mktemp("emulator")) as running:
         yield running
@@ -51,21 +52,21 @@ def secrets_of(config: dict[str, Any]) -> set[str]:
 
 
 def test_neither_the_token_nor_what_is_withheld_goes_into_a_task_machine(client: MachinesClient) -> None:
-    base = {TOKEN: "the token", "SHOP_SECRET": "withheld", "OF_FLY_TOML": "kept"}
+    base = {TOKEN: "the token", SANDBOX_TOKEN: "another", "SHOP_SECRET": "withheld", "OF_FLY_TOML": "kept"}
     config = Launcher(client, base)._request(machine()).config
     assert secrets_of(config) == {"DATABASE_URL"}
     assert config["env"]["OF_FLY_TOML"] == "kept"
-    assert not {TOKEN, "SHOP_SECRET"} & config["env"].keys()
-    assert not {"the token", "withheld"} & set(config["env"].values())
+    assert not {TOKEN, SANDBOX_TOKEN, "SHOP_SECRET"} & config["env"].keys()
+    assert not {"the token", "another", "withheld"} & set(config["env"].values())
 
 
 def test_a_serverless_machine_gets_all_but_the_token_as_the_site_does(client: MachinesClient) -> None:
-    base = {TOKEN: "the token", "SHOP_SECRET": "of fly.toml", "OF_FLY_TOML": "kept"}
+    base = {TOKEN: "the token", SANDBOX_TOKEN: "another", "SHOP_SECRET": "of fly.toml", "OF_FLY_TOML": "kept"}
     row = ServerlessMachine(app="shop", name="mq-web", image="shop:1", size_key="k", size=SPEC)
     config = Keeper(Launcher(client, base))._request(row).config
     assert secrets_of(config) == {"SHOP_SECRET", "DATABASE_URL"}
     assert config["env"]["SHOP_SECRET"] == "of fly.toml"
-    assert TOKEN not in config["env"]
+    assert not {TOKEN, SANDBOX_TOKEN} & config["env"].keys()
 
 
 def test_nothing_is_launched_before_the_names_of_the_secrets_are_known(
@@ -126,6 +127,27 @@ def test_the_app_for_code_that_is_not_ours_is_looked_at_once_it_is_named(
         assert beside.get(left.id).state in {"destroying", "destroyed"}
     finally:
         launcher.close()
+
+
+@pytest.mark.django_db
+def test_a_machine_that_cannot_be_destroyed_keeps_nobody_from_looking_after_the_others(
+    emulator: Emulator, client: MachinesClient, settings: Any
+) -> None:
+    settings.MACHINEQUEUE = {**settings.MACHINEQUEUE, "APP": "shop", "LEAKED_SECONDS": 0}
+    sleep = {"image": "shop:1", "init": {"cmd": ["python", "-c", "import signal; signal.pause()"]}}
+    names = ("mq-serverless-a", "mq-serverless-b")
+    left = {
+        name: client.create(CreateRequest(name, None, {**sleep, "metadata": {MARK: site(), "mq_machine": name}}))
+        for name in names
+    }
+    keeper = Keeper(Launcher(client))
+    with emulator.faults.add("server_error", "destroy", status=500, times=1) as fault:
+        assert keeper._look(often=True), "the list is known"
+        assert fault.fired
+    assert sorted(client.get(each.id).state == "started" for each in left.values()) == [False, True]
+    keeper._look_at = 0.0
+    assert keeper._look(often=True)
+    assert not any(client.get(each.id).state == "started" for each in left.values())
 
 
 def test_a_machine_that_was_started_again_is_another(client: MachinesClient) -> None:

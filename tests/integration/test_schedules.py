@@ -364,6 +364,24 @@ def test_the_code_declares_and_an_edit_wins_until_it_is_taken_back() -> None:
     assert not rows.restore(row.pk)
 
 
+def test_a_declaration_that_stumbles_keeps_no_other_from_its_row(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("first", "second", "third"):
+        schedule(name, tasks.add, every=MINUTE, args=[1])
+    declare = rows.declare
+
+    def stumbles(name: str, entry: Entry) -> bool:
+        if name == "second":
+            raise RuntimeError("nobody foresaw it")
+        return declare(name, entry)
+
+    monkeypatch.setattr(rows, "declare", stumbles)
+    schedules.synchronise()
+    assert set(Schedule.objects.values_list("name", flat=True)) == {"first", "third"}
+    assert "Schedule 'second' of the code cannot be used: RuntimeError: nobody foresaw it" in caplog.text
+
+
 def test_a_declaration_that_is_gone_disables_its_row(declared: dict[str, Any]) -> None:
     by_hand = minutely()
     schedule("nightly", tasks.add, every=MINUTE, args=[1])
@@ -499,6 +517,8 @@ def test_run_now_enqueues_beside_the_timetable() -> None:
         ({"cron": "0 3 * * *"}, "cron", "one of cron, interval and a single moment; this has 2"),
         ({"every_seconds": None}, "cron", "this has 0"),
         ({"every_seconds": 0.1}, "every_seconds", "at least one second"),
+        ({"every_seconds": 3e11}, "every_seconds", "at most 100 years"),
+        ({"every_seconds": 1e300}, "every_seconds", "at most 100 years"),
         ({"timezone": "Europe/Berln"}, "timezone", "Did you mean 'Europe/Berlin'?"),
         ({"jitter_seconds": -1.0}, "jitter_seconds", "at least 0"),
         ({"misfire": "lates"}, "misfire", "Did you mean 'latest'?"),
@@ -532,6 +552,12 @@ def test_what_is_right_has_no_problems() -> None:
         (lambda: schedule("x", tasks.add, every=MINUTE, memory=512), "no option 'memory'. Did you mean 'memory_mb'?"),
         (lambda: schedule("x", tasks.add, every=MINUTE, cron="@daily"), "2 are given"),
         (lambda: schedule("x", tasks.add, cron="0 3"), "Schedule 'x': '0 3' is no cron expression"),
+        (
+            lambda: schedule("x", tasks.add, every=MINUTE, start=datetime(2026, 1, 1)),  # noqa: DTZ001
+            "The start of schedule 'x' is a datetime with a time zone",
+        ),
+        (lambda: schedule("x", tasks.add, every=MINUTE, end=now().date()), "The end of schedule 'x' is a datetime"),
+        (lambda: schedule("x", tasks.add, every=timedelta.max), "Schedule 'x': An interval is at most 100 years"),
         (lambda: schedule("x", len, every=MINUTE), "needs a task made with @machine_task"),  # type: ignore[arg-type]
         (lambda: schedule("x", tasks.add, every=MINUTE, misfire="al"), "Did you mean 'all'?"),
         (lambda: machine_task(schedule="0 3 * * *"), "A schedule is crontab('0 3 * * *')"),  # type: ignore[call-overload]

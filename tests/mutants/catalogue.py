@@ -351,8 +351,8 @@ MUTANTS = (
     Mutant(
         "a task machine gets what is withheld",
         "machinequeue/dispatch/launch.py",
-        "self.without(command, {TOKEN, *settings.withhold_secrets})",
-        "self.without(command, {TOKEN})",
+        "self.without(command, {*conf.TOKENS, *settings.withhold_secrets})",
+        "self.without(command, conf.TOKENS)",
         (f"{REQUESTS}::test_neither_the_token_nor_what_is_withheld_goes_into_a_task_machine",),
     ),
     Mutant(

@@ -49,6 +49,19 @@ def test_one_wish_of_a_size() -> None:
     assert not serverless.wish("shop", "k", SIZE)
 
 
+def test_a_release_starts_anew_and_another_try_does_not() -> None:
+    serverless.aim(wished(), "shop:1", "mq-1")
+    later = ServerlessMachine.objects.get().asked_at + timedelta(hours=1)
+    ServerlessMachine.objects.update(failures=9, error="no such module", next_at=later)
+    assert serverless.aim(ServerlessMachine.objects.get(), "shop:1", "mq-2")
+    row = ServerlessMachine.objects.get()
+    assert (row.name, row.failures, row.error, row.next_at) == ("mq-2", 9, "no such module", later)
+    assert serverless.aim(row, "shop:2", "mq-3")
+    row.refresh_from_db()
+    assert (row.name, row.failures, row.error) == ("mq-3", 0, "")
+    assert row.next_at < later
+
+
 def test_a_wish_that_came_late_is_dropped() -> None:
     creating()
     ServerlessMachine(app="shop", size_key="k", size=SIZE).save()  # written before the other was taken up was seen
