@@ -18,6 +18,8 @@ from machinequeue.lifecycle import AttemptStatus, Failure, Room, RunStatus
 from machinequeue.models import Attempt, OutputChunk, TaskRun
 from machinequeue.records import profiles, runs, sql
 
+MOST_DROPPED = 2**31 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -260,7 +262,13 @@ def add_output(held: Claim, text: str, dropped: int) -> None:
     attempts = Attempt.objects.using(sql.alias()).filter(run_id=held.run_id, epoch=held.epoch)
     attempt = attempts.filter(status=AttemptStatus.RUNNING).values_list("pk").first()
     if attempt is not None:
-        OutputChunk.objects.using(sql.alias()).create(attempt_id=attempt[0], text=text, dropped=dropped)
+        _keep_output(attempt[0], text, dropped)
+
+
+def _keep_output(attempt: Any, text: str, dropped: int) -> None:
+    # A task can print more than the column can count, gigabytes within a second; the text says the number exactly.
+    dropped = min(dropped, MOST_DROPPED)
+    OutputChunk.objects.using(sql.alias()).create(attempt_id=attempt, text=text, dropped=dropped)
 
 
 _SUCCEED_RUN = """
@@ -359,4 +367,4 @@ def _end_attempt(run_id: uuid.UUID, epoch: int, failure: Failure, report: Report
     attempt.diagnosis = lifecycle.diagnosis(failure)
     attempt.save()
     if report.output:
-        OutputChunk.objects.using(sql.alias()).create(attempt=attempt, text=report.output, dropped=report.dropped)
+        _keep_output(attempt.pk, report.output, report.dropped)

@@ -215,6 +215,16 @@ def test_output_is_stored_with_the_outcome() -> None:
     assert result.output == "one\n[9 bytes dropped]\ntwo\n"
 
 
+def test_no_amount_of_output_keeps_an_outcome_from_being_stored() -> None:
+    """A task that prints without end writes gigabytes within a second."""
+    result = tasks.add.enqueue(1)
+    held = claimed(result)
+    claims.add_output(held, "one\n", 3_000_000_000)
+    decision = claims.fail(held.run_id, held.epoch, BROKE, Report(output="two\n", dropped=2**40))
+    assert decision is not None
+    assert [chunk.text for chunk in OutputChunk.objects.order_by("id")] == ["one\n", "two\n"]
+
+
 def test_a_failure_with_attempts_left_makes_the_run_ready_again_later() -> None:
     result = tasks.add.using(max_attempts=2).enqueue(1)
     by = checked_in(result)
