@@ -86,8 +86,6 @@ def opened() -> Iterator["Fleet"]:
         raise Refused(f"FLY_API_TOKEN: {error.message} {error.advice}") from error
     except MachinesError as error:
         raise Refused(f"{error}. {error.advice}") from error
-    except ValueError as error:
-        raise Refused(f"FLY_API_HOSTNAME (or MACHINEQUEUE['API_URL']): {error}") from error
 
 
 @dataclass

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import psutil
 import psycopg
 import redis as redis_client
 
@@ -149,7 +150,7 @@ def _claim(url: str) -> bool:
             return False
         if not client.set(CLAIM, me, nx=True):
             host, _, pid = str(client.get(CLAIM) or "").partition(" ")
-            if host != socket.gethostname() or not pid.isdigit() or _alive(int(pid)):
+            if host != socket.gethostname() or not pid.isdigit() or psutil.pid_exists(int(pid)):
                 return False
             client.flushdb()
             return bool(client.set(CLAIM, me, nx=True))
@@ -164,16 +165,6 @@ def _is_used(client: "redis_client.Redis") -> bool:
     own = str(client.client_id())
     number = str(client.client_info()["db"])
     return any(each["db"] == number and each["id"] != own for each in client.client_list())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _redis_answers(url: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connections
 
 from machinequeue import conf
+from machinequeue.errors import ConfigurationError
 from machinequeue.lifecycle import CircuitKind
 from machinequeue.machines import schema
 from machinequeue.machines.client import MachinesClient
@@ -55,11 +56,16 @@ def site() -> str:
 def open_client() -> MachinesClient:
     """A client of the app and the API that the settings name; creates and lists keep the pace that they ask for.
 
-    Raises ConfigurationError without app or token, Unauthorized and ValueError for those that cannot be used.
+    Raises ConfigurationError without app or token, and for a token or an address that cannot be used.
     """
     settings = conf.need("app", "api_token")
     pace = SharedPace(settings.api_rate) if settings.api_rate else None
-    return MachinesClient(settings.app, token=settings.api_token, base_url=settings.api_url, pace=pace)
+    try:
+        return MachinesClient(settings.app, token=settings.api_token, base_url=settings.api_url, pace=pace)
+    except Unauthorized as error:
+        raise ConfigurationError(f"FLY_API_TOKEN: {error.message} {error.advice}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"FLY_API_HOSTNAME (or MACHINEQUEUE['API_URL']): {error}") from error
 
 
 def _open_container_client() -> MachinesClient:

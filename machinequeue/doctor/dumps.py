@@ -14,7 +14,6 @@ from machinequeue.health import Answer, copies
 
 ABOUT_PG_DUMP = frozenset({"machinequeue.E025", "machinequeue.E026", "machinequeue.E027"})
 """What `pg_dump` and `database` say already."""
-NONE_HERE = "No backups are made here: machinequeue.contrib.backups is not in INSTALLED_APPS."
 
 
 def pg_dump(facts: Facts) -> Iterator[Finding]:
@@ -46,7 +45,7 @@ def _backs_up() -> bool:
 def storage(facts: Facts) -> Iterator[Finding]:
     """Can backups be written to their storage and read back, and is there room to make them?"""
     if not _backs_up():
-        yield skipped(NONE_HERE)
+        yield skipped(str(copies.NONE_HERE))
         return
     read = facts.settings()
     if any(each.serious for each in copying.in_settings()):
@@ -64,7 +63,7 @@ def backups(facts: Facts) -> Iterator[Finding]:
     """Is there a good backup of yesterday or today?"""
     facts.database()
     if not copies.expected():
-        yield skipped(NONE_HERE)
+        yield skipped(str(copies.NONE_HERE))
         return
     for name in facts.settings().backup_databases:
         yield _unless_in_development(facts, copies.backup(name))
@@ -83,7 +82,7 @@ def drill(facts: Facts) -> Iterator[Finding]:
     """Was a backup proven to restore?"""
     facts.database()
     if not copies.expected():
-        yield skipped(NONE_HERE)
+        yield skipped(str(copies.NONE_HERE))
         return
     for name in facts.settings().backup_databases:
         yield _unless_in_development(facts, copies.drill(name))

@@ -356,14 +356,14 @@ def leaks(facts: Facts) -> Iterator[Finding]:
         "Remove it from [env] of fly.toml and from MACHINEQUEUE['ENV']: as a secret of the app it is withheld from "
         "task machines by itself. Then make a new token, since the old one was readable."
     )
-    leaking = False
+    leaking = []
     for token in sorted(conf.TOKENS):
-        names = [each.name for each in tasks if _has(token, each.config or {})]
-        if names:
-            yield failure(f"{token} is among the variables of the task machines {_listed(names)}.", remedy)
+        if names := [each.name for each in tasks if _has(token, each.config or {})]:
+            leaking.append(f"{token} is among the variables of the task machines {_listed(names)}.")
         if token in facts.settings().env:
-            yield failure(f"MACHINEQUEUE['ENV'] gives {token} to every task machine.", remedy)
-        leaking = leaking or bool(names) or token in facts.settings().env
+            leaking.append(f"MACHINEQUEUE['ENV'] gives {token} to every task machine.")
+    for sentence in leaking:
+        yield failure(sentence, remedy)
     if not leaking:
         yield fine(f"None of {len(tasks)} task machines is given the token.")
 

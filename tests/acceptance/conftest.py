@@ -1,5 +1,6 @@
-"""The world of the integration tests, for the journeys."""
+"""The world of the integration tests, for the journeys, and a bucket."""
 
+from tests.backups.conftest import bucket
 from tests.integration.conftest import empty_shop, tables
 
-__all__ = ["empty_shop", "tables"]
+__all__ = ["bucket", "empty_shop", "tables"]

@@ -25,13 +25,6 @@ PATIENCE = 90
 
 
 @pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    made = Bucket()
-    yield made
-    made.end()
-
-
-@pytest.fixture
 def more(bucket: Bucket) -> dict[str, str]:
     """What the machines know: the app's settings, and the bucket by the names that Fly's Tigris extension sets."""
     return {

@@ -1,30 +1,23 @@
 """The admin in a browser: pages without errors under a strict Content-Security-Policy, buttons, a page that is live."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.db import connections
 from django.urls import reverse
-from playwright.sync_api import ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, expect
 
 from machinequeue.models import Dispatcher, Machine, Queue
 from machinequeue.records import claims, runs
 from tests.admin import rows
+from tests.browsers import chromium, strictly
 from tests.workshop import tasks
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 WAIT = 15_000
-
-
-def _strictly(route: Route) -> None:
-    answer = route.fetch(max_redirects=0)
-    route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": POLICY})
 
 
 @pytest.fixture
@@ -32,8 +25,6 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """A page of an operator who has logged in. Whatever the console complains of fails the test."""
     # Playwright's loop runs in this thread, where Django would refuse to touch the database.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "Chromium is missing: install the package chromium"
     complaints: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
@@ -41,16 +32,12 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
             complaints.append(f"{message.text} {message.location}")
 
     User.objects.create_superuser("operator", password="op")
-    with ExitStack() as stack:
-        chromium = stack.enter_context(sync_playwright()).chromium
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = chromium.launch(executable_path=program, args=arguments)
-        stack.callback(browser.close)
+    with chromium() as browser:
         page = browser.new_context(base_url=live_server.url, color_scheme="dark").new_page()
         page.set_default_timeout(WAIT)
         page.on("console", heard)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.route("**/*", _strictly)
+        page.route("**/*", strictly)
         page.goto("/admin/login/")
         page.fill("#id_username", "operator")
         page.fill("#id_password", "op")

@@ -4,7 +4,6 @@ import json
 import os
 import queue
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from pypdf import PdfReader
 
 from tests import services
+from tests.browsers import chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 120
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class Demo:
@@ -77,12 +76,8 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    assert program, "No Chromium was found: install the package chromium, or run `make test` as root."
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.mark.browser

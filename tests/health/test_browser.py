@@ -1,28 +1,21 @@
 """The page in a browser: light and dark, narrow and wide, under a strict Content-Security-Policy, read by tools."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.db import connections
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from machinequeue.records import dispatchers
 from tests.admin import rows
+from tests.browsers import chromium, strictly
 from tests.health.test_report import ago, made
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 WAIT = 30_000
-
-
-def _strictly(route: Route) -> None:
-    answer = route.fetch(max_redirects=0)
-    route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": POLICY})
 
 
 @pytest.fixture
@@ -30,20 +23,14 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """A page of nobody yet. Whatever the console complains of fails the test, but for the statuses meant."""
     # Playwright's loop runs in this thread, where Django would refuse to touch the database.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "Chromium is missing: install the package chromium"
     complaints: list[str] = []
-    with ExitStack() as stack:
-        chromium = stack.enter_context(sync_playwright()).chromium
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = chromium.launch(executable_path=program, args=arguments)
-        stack.callback(browser.close)
+    with chromium() as browser:
         page = browser.new_context(base_url=live_server.url).new_page()
         page.set_default_timeout(WAIT)
         meant = "Failed to load resource: the server responded with a status of"
         page.on("console", lambda said: complaints.append(said.text) if not said.text.startswith(meant) else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.route("**/*", _strictly)
+        page.route("**/*", strictly)
         yield page
         page.goto("about:blank")
         connections.close_all()  # Django keeps other connections for a thread while a loop runs in it

@@ -11,7 +11,6 @@ from machinequeue.dispatch.launch import Launcher, open_client
 from machinequeue.dispatch.service import Dispatcher
 from machinequeue.errors import ConfigurationError
 from machinequeue.machines.client import MachinesClient
-from machinequeue.machines.errors import Unauthorized
 from machinequeue.reconciler import Reconciler
 
 
@@ -39,10 +38,8 @@ class Command(BaseCommand):
 def _client() -> MachinesClient:
     try:
         return open_client()
-    except Unauthorized as error:
-        raise CommandError(f"FLY_API_TOKEN: {error.message} {error.advice}") from error
-    except ValueError as error:
-        raise CommandError(f"FLY_API_HOSTNAME (or MACHINEQUEUE['API_URL']): {error}") from error
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from error
 
 
 def _settings() -> conf.Settings:

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from machinequeue.dispatch.launch import Launcher, open_client
 from machinequeue.errors import ConfigurationError
 from machinequeue.machines.client import MachinesClient
-from machinequeue.machines.errors import MachinesError, Unauthorized
+from machinequeue.machines.errors import MachinesError
 from machinequeue.reconciler import Reconciler
 
 
@@ -46,7 +46,3 @@ def _client() -> MachinesClient:
         return open_client()
     except ConfigurationError as error:
         raise CommandError(str(error)) from error
-    except Unauthorized as error:
-        raise CommandError(f"FLY_API_TOKEN: {error.message} {error.advice}") from error
-    except ValueError as error:
-        raise CommandError(f"FLY_API_HOSTNAME (or MACHINEQUEUE['API_URL']): {error}") from error
